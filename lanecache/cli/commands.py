@@ -1,0 +1,235 @@
+"""The commands: what they take, what they print, and what the process ends with."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import click
+
+from lanecache.cli.failures import Exit, ReaderGone, report, single_error
+from lanecache.config import Config, load_config
+from lanecache.logs import LEVELS, configure_logging
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lanecache.service import Finding
+
+Result = TypeVar("Result")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "fault": ("✗", "red")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code.
+
+    0: done or cleanly stopped; 1: a check found faults; 2: bad usage or configuration; 3: could
+    not go on, or a second signal cut the stop short.
+    """
+    try:
+        code = cli.main(
+            args=None if argv is None else list(argv), prog_name="lanecache", standalone_mode=False
+        )
+    except (Exception, KeyboardInterrupt) as error:
+        return int(report(error))
+    return code if isinstance(code, int) else int(Exit.DONE)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("lanecache")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _log_options(level: str) -> Callable[[Command], Command]:
+    """Add the options of the log to a command, with its default level."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option(
+            "--log-format",
+            type=click.Choice(["auto", "human", "json"]),
+            default="auto",
+            envvar="LANECACHE_LOG_FORMAT",
+            show_default=True,
+            help="Form of the log on standard error; auto: human on a terminal.",
+        )(command)
+        return click.option(
+            "--log-level",
+            type=click.Choice(LEVELS),
+            default=level,
+            envvar="LANECACHE_LOG_LEVEL",
+            show_default=True,
+            help="From which level on to log.",
+        )(command)
+
+    return decorate
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done or cleanly stopped, 1 a check found faults, 2 bad usage or "
+    "configuration, 3 could not go on.",
+)
+@click.version_option(_version(), message="lanecache %(version)s")
+def cli() -> None:
+    """Keep caches true to a MySQL or MariaDB database."""
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("--once", is_flag=True, help="Apply all that the source holds now, then stop.")
+@click.option("--no-live", is_flag=True, help="Show no live line on the terminal.")
+@_log_options("info")
+def run(config: str, once: bool, no_live: bool, log_level: str, log_format: str) -> int:
+    """Follow the database and keep the caches true to it.
+
+    SIGINT (Ctrl-C) or SIGTERM stops cleanly: what was read is applied and the position stored. A
+    second one cuts that short, with exit code 3; nothing is lost by it.
+    """
+    console = _live_console() if not no_live and log_format != "json" else None
+    _configure_logging(log_format, log_level, console)
+    loaded = load_config(config)
+    from lanecache.cli.follow import follow
+
+    _run(functools.partial(follow, loaded, once=once, console=console))
+    return Exit.DONE
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@_log_options("warning")
+def check(config: str, log_level: str, log_format: str) -> int:
+    """Check config, connections, privileges and server settings.
+
+    Each finding comes with its remedy. The exit code is 1 when there is a fault.
+    """
+    _configure_logging(log_format, log_level)
+    loaded = load_config(config)
+    from lanecache import service
+
+    findings = _run(functools.partial(service.check, loaded))
+    _print_findings(findings)
+    return Exit.FAULTS if any(finding.severity == "fault" for finding in findings) else Exit.DONE
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many operations.")
+@_log_options("warning")
+def tail(config: str, limit: int | None, log_level: str, log_format: str) -> int:
+    """Print the operations as JSON lines; apply them nowhere.
+
+    Goes on until SIGINT (Ctrl-C) or SIGTERM, until --limit, or until the reader of a pipe is gone.
+    """
+    _configure_logging(log_format, log_level)
+    _run(functools.partial(_tail, load_config(config), limit))
+    return Exit.DONE
+
+
+@cli.command()
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+@click.option("--redis", metavar="URL", help="Use this Redis in place of a private one.")
+@_log_options("warning")
+def demo(seconds: float | None, redis: str | None, log_level: str, log_format: str) -> int:
+    """Show it at work: a private shop database under live writes, and a cache that follows.
+
+    Goes on until SIGINT (Ctrl-C), and leaves nothing behind.
+    """
+    _configure_logging(log_format, log_level)
+    _run(functools.partial(_demo, seconds, redis))
+    return Exit.DONE
+
+
+async def _tail(config: Config, limit: int | None) -> None:
+    from lanecache import service
+
+    await _until_stopped(functools.partial(service.tail, config, _print_line, limit))
+
+
+async def _demo(seconds: float | None, redis: str | None) -> None:
+    from lanecache.demo import run_demo
+
+    await _until_stopped(functools.partial(run_demo, seconds=seconds, redis=redis))
+
+
+async def _until_stopped(work: Callable[[], Awaitable[object]]) -> None:
+    """Do the work until its end, or cancel it at the first signal."""
+    from lanecache.cli.interruption import stop_signals
+
+    async with stop_signals() as stopping, anyio.create_task_group() as tasks:
+
+        async def cancel_when_stopping() -> None:
+            await stopping.wait()
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(cancel_when_stopping, name="stop")
+        await work()
+        tasks.cancel_scope.cancel()
+
+
+def _run(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Run on an event loop of its own (uvloop where it is installed); unwrap exception groups."""
+    uvloop = importlib.util.find_spec("uvloop") is not None
+    try:
+        return anyio.run(work, backend="asyncio", backend_options={"use_uvloop": uvloop})
+    except BaseExceptionGroup as group:
+        raise single_error(group) from group
+
+
+def _configure_logging(log_format: str, level: str, console: Console | None = None) -> None:
+    json = {"auto": None, "human": False, "json": True}[log_format]
+    if console is None:
+        configure_logging(json, level)
+        return
+    from lanecache.cli.live import line_writer
+
+    configure_logging(json, level, write=line_writer(console))
+
+
+def _live_console() -> Console | None:
+    """Give the console of standard error where that is a terminal that can redraw a line."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return None if console.is_dumb_terminal else console
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    terminal = sys.stdout.isatty()
+    for finding in findings:
+        severity = str(finding.severity)
+        mark, colour = _MARKS[severity]
+        lead = click.style(mark, fg=colour) if terminal else f"{severity}:"
+        click.echo(f"{lead} {finding.what}")
+        if finding.remedy:
+            click.echo(f"  {'→' if terminal else 'remedy:'} {finding.remedy}")
+    counts = {name: sum(finding.severity == name for finding in findings) for name in _MARKS}
+    click.echo(
+        f"{counts['ok']} ok, {_count(counts['warning'], 'warning')}, "
+        f"{_count(counts['fault'], 'fault')}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _print_line(line: str) -> None:
+    try:
+        sys.stdout.write(line if line.endswith("\n") else f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        # Whatever is still buffered would fail again when the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ReaderGone from error

@@ -1,0 +1,83 @@
+"""``run``: start the service, wait for its end or for a signal, and stop it cleanly."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+
+from lanecache.cli.failures import single_error
+from lanecache.cli.interruption import stop_signals
+from lanecache.cli.live import live_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lanecache.config import Config
+    from lanecache.service import Service
+
+# Below the 30 s that process supervisors commonly give before they kill.
+DRAIN_S = 20.0
+
+logger = logging.getLogger(__name__)
+
+
+async def follow(config: Config, *, once: bool, console: Console | None) -> None:
+    """Run a service until its end, an error, or a signal; then drain and store the positions.
+
+    Args:
+        config: what to run.
+        once: stop when all that the source held at the start is applied.
+        console: shows the live line, or nothing when None.
+
+    Raises:
+        LanecacheError: what ended the run, perhaps within an exception group.
+    """
+    async with stop_signals() as stopping:
+        service = await _start(config, once, stopping)
+        if service is None:
+            return
+        async with AsyncExitStack() as shown:
+            if console is not None:
+                await shown.enter_async_context(live_line(console, service.statistics))
+            try:
+                await _wait(service, stopping)
+            except Exception as error:
+                await _stop_after_failure(service, error)
+                raise
+            await service.stop(deadline_s=DRAIN_S)
+
+
+async def _start(config: Config, once: bool, stopping: anyio.Event) -> Service | None:
+    """Start the service; a signal in the meantime cancels the start, and gives None."""
+    import lanecache
+
+    service: Service | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_when, stopping, tasks.cancel_scope, name="stop while starting")
+        service = await lanecache.start(config, once=once)
+        tasks.cancel_scope.cancel()
+    return service
+
+
+async def _wait(service: Service, stopping: anyio.Event) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_when, stopping, tasks.cancel_scope, name="stop while running")
+        await service.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def _cancel_when(stopping: anyio.Event, scope: anyio.CancelScope) -> None:
+    await stopping.wait()
+    scope.cancel()
+
+
+async def _stop_after_failure(service: Service, failure: Exception) -> None:
+    """Let go of everything; the error that ended the run, which stopping raises too, is shown."""
+    try:
+        await service.stop(deadline_s=DRAIN_S)
+    except Exception as error:
+        if single_error(error) is not single_error(failure):
+            logger.warning("stopping after the failure failed as well: %s", error)

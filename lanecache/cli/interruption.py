@@ -1,0 +1,55 @@
+"""SIGINT and SIGTERM: the first asks for a clean stop, the second cuts it short."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from lanecache.cli.failures import CutShort, Exit
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
+# After the second signal everything is cancelled; what does not heed that for so long is ended.
+CUT_SHORT_S = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def stop_signals() -> AsyncIterator[anyio.Event]:
+    """Handle both signals for the time of the block; the event is set by the first one.
+
+    Raises:
+        CutShort: (in an exception group) a second signal came; the block was cancelled. Should
+            the block not end within ``CUT_SHORT_S``, the process ends with exit code 3.
+    """
+    stopping = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_watch, stopping, name="stop signals")
+        yield stopping
+        tasks.cancel_scope.cancel()
+
+
+async def _watch(
+    stopping: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        task_status.started()
+        async for number in received:
+            name = signal.Signals(number).name
+            if stopping.is_set():
+                asyncio.get_running_loop().call_later(CUT_SHORT_S, os._exit, Exit.FAILED)
+                raise CutShort(
+                    f"cut short by a second signal ({name}): what the targets had not "
+                    "acknowledged is applied again at the next start"
+                )
+            logger.info("%s: stopping cleanly; a second signal cuts it short", name)
+            stopping.set()

@@ -1,0 +1,365 @@
+"""The configuration: frozen structs, one per section of the file, and how they are read.
+
+A configuration comes from a TOML file, from a dict of the same shape, or from a :class:`Config`;
+``load_config`` reads any of them, lays the environment over it, and checks it. Each field has an
+environment name: ``LANECACHE_``, then the path in upper case with two underscores between its
+parts (``LANECACHE_SOURCE__URL``, ``LANECACHE_SINKS__MAIN__URL``, ``LANECACHE_LANES__0__TTL_S``). A
+sink's name matches in any case, with ``-`` and ``_`` the same; a new name or the next index adds a
+sink or a lane. Numbers, booleans and lists are written as JSON. A name that fits no field is an
+error, save those that ``RESERVED_ENVIRONMENT`` keeps for the command line and the tests.
+
+What only one part understands (the options of a URL, a lane's table, key, value and columns) is
+checked by the module that uses it, with the same :class:`ConfigError`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lanecache.config_shape import (
+    ENVIRONMENT_PREFIX,
+    check_shape,
+    folded_name,
+    nearest,
+    overlay_environment,
+    plain_copy,
+)
+from lanecache.errors import ConfigError
+from lanecache.redaction import redact_url as redact_url
+
+# Variables below LANECACHE_ that are no fields: where the tests and the demo find their servers,
+# and the command line's options. Each also keeps the names that continue it with an underscore.
+RESERVED_ENVIRONMENT = (
+    "LANECACHE_SERVERS",
+    "LANECACHE_TEST",
+    "LANECACHE_VENV",
+    "LANECACHE_LOG_LEVEL",
+    "LANECACHE_LOG_FORMAT",
+)
+
+SERVER_ID_MAX = 2**32 - 1
+# A server keeps its heartbeat period as a 32-bit number of milliseconds.
+HEARTBEAT_S_MAX = 4_294_967.0
+# Targets count in milliseconds: a shorter time to live would store nothing.
+TTL_S_MIN = 0.001
+TTL_S_MAX = 100 * 365 * 86_400.0
+DURATION_S_MAX = 365 * 86_400.0
+BYTES_MAX = 2**50
+PORT_MAX = 65_535
+MYSQL_PORT = 3306
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every section has in common: frozen, keyword-only, unknown fields are errors."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        values = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [(name, redact_url(value) if name == "url" else value) for name, value in values]
+
+
+class SourceConfig(_Section, frozen=True):
+    """``[source]``: the database to follow."""
+
+    url: str
+    name: str = ""  # names the position; default: host:port
+    server_id: int | None = None
+    start: str = "latest"  # latest, earliest, a GTID set, or FILE:OFFSET
+    on_purged: Literal["stop", "clear"] = "stop"  # clear: all prefixes, then the oldest position
+    heartbeat_s: float = 5.0
+    connect_timeout_s: float = 10.0
+    reconnect_delay_max_s: float = 30.0
+
+
+class SinkConfig(_Section, frozen=True):
+    """``[sinks.NAME]``: a target."""
+
+    url: str
+    queue_bytes_max: int = 32 * 1024 * 1024
+    window_bytes_max: int = 4 * 1024 * 1024  # sent and not yet acknowledged
+    batch_bytes_max: int = 512 * 1024  # folded into one visible step
+    on_lost: Literal["stop", "clear"] = "stop"
+    connect_timeout_s: float = 10.0
+    reply_timeout_s: float = 30.0
+    reconnect_delay_max_s: float = 10.0
+
+
+class LaneConfig(_Section, frozen=True):
+    """``[[lanes]]``: this table becomes these keys."""
+
+    table: str
+    key: str
+    value: str = "json"  # json, column:NAME, or none
+    columns: list[str] | None = None
+    ttl_s: float | None = None
+    sinks: list[str] | None = None
+
+
+class LimitsConfig(_Section, frozen=True):
+    """``[limits]``: bounds in bytes that hold for the whole process."""
+
+    transaction_bytes_max: int = 64 * 1024 * 1024
+    event_bytes_max: int = 1024 * 1024 * 1024
+    spill_directory: str = ""  # default: the system's directory for temporary files
+
+
+class HttpConfig(_Section, frozen=True):
+    """``[http]``: metrics, health and the status page."""
+
+    listen: str = "127.0.0.1:8087"
+
+
+class Config(_Section, frozen=True):
+    """The whole configuration, checked."""
+
+    source: SourceConfig
+    sinks: dict[str, SinkConfig]
+    lanes: list[LaneConfig]
+    limits: LimitsConfig = LimitsConfig()
+    http: HttpConfig | None = None
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Read a configuration, lay the environment over it, and check it.
+
+    Args:
+        source: the path of a TOML file, a dict of the same shape, or a ``Config``.
+        environ: the environment; ``{}`` for none.
+
+    Returns:
+        The configuration; ``source.name`` is filled in where it was left out.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong; the message is one sentence
+            that names the field and never shows a password.
+    """
+    data = _read_file(source) if isinstance(source, str | os.PathLike) else plain_copy(source)
+    ours = {
+        name: text
+        for name, text in environ.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and not _reserved(name)
+    }
+    if not isinstance(data, dict):
+        raise ConfigError(
+            "the configuration must be the path of a TOML file, a dict of the same shape, or a "
+            f"Config, not {type(source).__name__}"
+        )
+    if "cluster" in data or any(name.startswith("LANECACHE_CLUSTER") for name in ours):
+        raise ConfigError(
+            "[cluster] is not built yet in this version of lanecache: take the section out",
+            path="cluster",
+        )
+    overlay_environment(data, Config, ours)
+    check_shape(data, Config)
+    config = msgspec.convert(data, Config)
+    _check_source(config.source)
+    _check_sinks(config.sinks)
+    _check_lanes(config.lanes, config.sinks)
+    for name in ("transaction_bytes_max", "event_bytes_max"):
+        _check_bytes(getattr(config.limits, name), f"limits.{name}")
+    if config.http is not None:
+        parse_listen(config.http.listen)
+    named = msgspec.structs.replace(config.source, name=source_name(config.source))
+    return msgspec.structs.replace(config, source=named)
+
+
+def source_name(source: SourceConfig) -> str:
+    """Give the name that positions are stored under: ``name``, else ``host:port`` of the URL.
+
+    A URL without a host (a Unix socket) gives the socket's path instead.
+    """
+    if source.name:
+        return source.name
+    url = urllib.parse.urlsplit(source.url)
+    if url.scheme.endswith("+unix"):
+        return urllib.parse.unquote(url.path)
+    if url.hostname:
+        host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        return f"{host}:{url.port or MYSQL_PORT}"
+    for option, value in urllib.parse.parse_qsl(url.query):
+        if "socket" in option:
+            return value
+    return f"localhost:{url.port or MYSQL_PORT}"
+
+
+def parse_listen(listen: str, path: str = "http.listen") -> tuple[str, int]:
+    """Take ``host:port`` apart (``[::1]:8087`` for IPv6; port 0 lets the system choose).
+
+    Raises:
+        ConfigError: it is not of that form, or the port is above 65535.
+    """
+    host, colon, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""  # an IPv6 address without brackets: where the port begins is not certain
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise ConfigError(
+            f'{path} must be "host:port" with a port from 0 to {PORT_MAX}, such as '
+            f'"127.0.0.1:8087" or "[::1]:8087", not "{listen}"',
+            path=path,
+        )
+    return host, int(port)
+
+
+def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"the configuration {path} cannot be read: {error.strerror or error}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration {path} is not valid UTF-8 text") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _reserved(name: str) -> bool:
+    return any(name == kept or name.startswith(f"{kept}_") for kept in RESERVED_ENVIRONMENT)
+
+
+def _check_source(source: SourceConfig) -> None:
+    url = _check_url(source.url, "source.url", "mysql://user:password@host:3306")
+    try:
+        port = url.port
+    except ValueError:  # it quotes what it took for the port
+        port = 0
+    if port == 0:
+        raise ConfigError(
+            f"source.url has a port that is not a number from 1 to {PORT_MAX}; a password with "
+            "one of : / ? # @ in it must be percent-encoded",
+            path="source.url",
+        )
+    if source.server_id is not None and not 1 <= source.server_id <= SERVER_ID_MAX:
+        raise ConfigError(
+            f"source.server_id must be from 1 to {SERVER_ID_MAX}, not {source.server_id}",
+            path="source.server_id",
+        )
+    _check_start(source.start)
+    _check_duration(source.heartbeat_s, "source.heartbeat_s", longest=HEARTBEAT_S_MAX)
+    _check_duration(source.connect_timeout_s, "source.connect_timeout_s")
+    _check_duration(source.reconnect_delay_max_s, "source.reconnect_delay_max_s")
+
+
+def _check_start(start: str) -> None:
+    if start in ("latest", "earliest"):
+        return
+    # A GTID set and FILE:OFFSET both have digits; which of the two it is, the server decides.
+    if not any(character.isdigit() for character in start):
+        close = nearest(start, ("latest", "earliest"))
+        hint = f"; did you mean {close}?" if close else ""
+        raise ConfigError(
+            'source.start must be "latest", "earliest", a GTID set, or FILE:OFFSET, not '
+            f'"{start}"{hint}',
+            path="source.start",
+        )
+
+
+def _check_sinks(sinks: dict[str, SinkConfig]) -> None:
+    if not sinks:
+        raise ConfigError(
+            "there is no sink: add a section [sinks.main] with the url of a target", path="sinks"
+        )
+    seen: dict[str, str] = {}
+    for name, sink in sinks.items():
+        path = f"sinks.{name}"
+        if not name or not name.isprintable() or name != name.strip():
+            raise ConfigError(f"a sink's name must be plain text, not {name!r}", path="sinks")
+        other = seen.setdefault(folded_name(name), name)
+        if other != name:
+            raise ConfigError(
+                f"sinks.{other} and {path} differ only in case or in - and _: rename one",
+                path=path,
+            )
+        _check_url(sink.url, f"{path}.url", "redis://host:6379/0")
+        for field in ("queue_bytes_max", "window_bytes_max", "batch_bytes_max"):
+            _check_bytes(getattr(sink, field), f"{path}.{field}")
+        for field in ("connect_timeout_s", "reply_timeout_s", "reconnect_delay_max_s"):
+            _check_duration(getattr(sink, field), f"{path}.{field}")
+
+
+def _check_lanes(lanes: list[LaneConfig], sinks: Mapping[str, SinkConfig]) -> None:
+    if not lanes:
+        raise ConfigError(
+            "there is no lane: add a section [[lanes]] with a table and a key", path="lanes"
+        )
+    seen: dict[tuple[str, str, str], int] = {}
+    for index, lane in enumerate(lanes):
+        path = f"lanes[{index}]"
+        if lane.ttl_s is not None:
+            _check_duration(lane.ttl_s, f"{path}.ttl_s", shortest=TTL_S_MIN, longest=TTL_S_MAX)
+        wanted = list(sinks) if lane.sinks is None else lane.sinks
+        if not wanted:
+            raise ConfigError(
+                f"{path}.sinks is empty: leave it out to mean every sink", path=f"{path}.sinks"
+            )
+        for sink in wanted:
+            if wanted.count(sink) > 1:
+                raise ConfigError(
+                    f'{path}.sinks names the sink "{sink}" twice', path=f"{path}.sinks"
+                )
+            if sink not in sinks:
+                close = nearest(sink, sinks)
+                hint = f"did you mean {close}?" if close else f"there are {', '.join(sinks)}"
+                raise ConfigError(
+                    f'{path}.sinks names the sink "{sink}", which is not there; {hint}',
+                    path=f"{path}.sinks",
+                )
+            first = seen.setdefault((lane.table, lane.key, sink), index)
+            if first != index:
+                raise ConfigError(
+                    f"lanes[{first}] and {path} write the same keys of {lane.table} to the sink "
+                    f"{sink}: take one out",
+                    path=path,
+                )
+
+
+def _check_url(url: str, path: str, example: str) -> urllib.parse.SplitResult:
+    # Neither the wrong text nor the parser's error, which quotes it, is shown: it may hold a
+    # password in a place where nothing can find it.
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        raise ConfigError(
+            f"{path} is not a valid URL: it should look like {example}", path=path
+        ) from None
+    # "db:3306" has a scheme too; but neither a host after two slashes nor a path follows it.
+    if not parts.scheme or not (parts.netloc or parts.path.startswith("/") or not parts.path):
+        raise ConfigError(f"{path} is not a URL: it should look like {example}", path=path)
+    return parts
+
+
+def _check_bytes(size: int, path: str) -> None:
+    if not 1 <= size <= BYTES_MAX:
+        raise ConfigError(
+            f"{path} must be a number of bytes from 1 to {BYTES_MAX}, not {size}", path=path
+        )
+
+
+def _check_duration(
+    duration_s: float, path: str, *, shortest: float = 0.0, longest: float = DURATION_S_MAX
+) -> None:
+    if not (math.isfinite(duration_s) and duration_s > 0 and shortest <= duration_s <= longest):
+        least = f"at least {shortest:g}" if shortest else "above 0"
+        raise ConfigError(
+            f"{path} must be {least} and at most {longest:.0f} seconds, not {duration_s:g}",
+            path=path,
+        )

@@ -1,0 +1,375 @@
+"""Delivery to one sink: a queue bounded in bytes, and the task that empties it, through failures.
+
+A transaction stays here until the sink reports it durable. When the target fails, it is opened
+again, and the position that is stored there says what to send once more; what it cannot say from
+here (it holds an older position than anything kept) is the engine's to replay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+
+from lanecache.backoff import Backoff
+from lanecache.errors import PositionLost, SinkError, SinkUnavailable
+from lanecache.operation import (
+    OPERATION_OVERHEAD_BYTES,
+    Checkpoint,
+    OperationSet,
+    Position,
+    Sink,
+    Transaction,
+)
+from lanecache.statistics import LinkState, SinkStatistics
+
+if TYPE_CHECKING:
+    from lanecache.config import SinkConfig
+
+logger = logging.getLogger("lanecache.delivery")
+
+# What a spilled transaction counts in memory, and how many may wait: their files are on disk.
+_SPILLED_COST_BYTES = 64 * 1024
+SPILLED_MAX = 2
+
+# How long closing may wait for what is under way.
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class SinkRewound(Exception):
+    """The target came back with a position that is not among what is kept here.
+
+    It was restored from older data. Everything after ``checkpoint`` must come from the source
+    again; the delivery has ended, its queue is void, and ``open_first`` begins anew.
+    """
+
+    def __init__(self, sink: str, checkpoint: Checkpoint) -> None:
+        super().__init__(f"sink {sink} came back at {checkpoint.position}")
+        self.sink = sink
+        self.checkpoint = checkpoint
+
+    @property
+    def position(self) -> Position:
+        """Where the source has to start again."""
+        return self.checkpoint.position
+
+
+class _Account(NamedTuple):
+    """What is counted of one transaction that is kept."""
+
+    cost_bytes: int
+    operations: int
+    spilled: bool
+    accepted_at: float
+
+
+class Delivery:
+    """Deliver one source's transactions to one sink, in order, each until it is durable.
+
+    ``open_first``, then ``run`` in a task of its own, then ``offer`` for each transaction. One
+    loop, one caller.
+
+    Args:
+        name: the sink's name in the configuration.
+        sink: the target; nobody else may use it.
+        config: limits and policy.
+        source: the source's name, which names the position.
+        writer: this process's random identity.
+        prefixes: the key prefixes of every lane of this sink, for ``on_lost = "clear"``.
+        backoff: how long to wait between tries.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        config: SinkConfig,
+        *,
+        source: str,
+        writer: str,
+        prefixes: tuple[str, ...],
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.name = name
+        self._sink = sink
+        self._config = config
+        self._source = source
+        self._writer = writer
+        self._prefixes = prefixes
+        self._backoff = backoff or Backoff(max_s=config.reconnect_delay_max_s)
+        self._state = LinkState.CONNECTING
+        self._last_error = ""
+        self._lost_at = 0.0
+        self._checkpoint: Checkpoint | None = None
+        self._queued: deque[Transaction] = deque()  # not yet given to the sink
+        self._given: deque[Transaction] = deque()  # given, not yet durable
+        self._accounts: deque[_Account] = deque()  # of ``_given``, then of ``_queued``
+        self._kept_bytes = 0
+        self._kept_spilled = 0
+        self._done = _Counts()
+        self._offered = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # What the engine calls.
+
+    @property
+    def position(self) -> Position | None:
+        """How far the target holds the source's changes; ``None`` before anything was stored."""
+        return None if self._checkpoint is None else self._checkpoint.position
+
+    @property
+    def full(self) -> bool:
+        """Whether the limits are met: the source has to pause until ``wait_room`` comes back."""
+        return self._kept_bytes >= self._config.queue_bytes_max or self._kept_spilled >= SPILLED_MAX
+
+    def offer(self, transaction: Transaction) -> None:
+        """Queue a transaction behind all others. Takes it even when full: ask ``full`` first."""
+        operations = transaction.operations
+        if operations.spilled:
+            account = _Account(_SPILLED_COST_BYTES, 0, True, time.monotonic())
+            self._kept_spilled += 1
+        else:
+            cost_bytes = operations.size_bytes + OPERATION_OVERHEAD_BYTES
+            account = _Account(cost_bytes, _count(transaction), False, time.monotonic())
+        self._kept_bytes += account.cost_bytes
+        self._accounts.append(account)
+        self._queued.append(transaction)
+        self._offered.set()
+
+    async def wait_room(self) -> None:
+        """Wait until ``full`` is false."""
+        while self.full:
+            await self._changed()
+
+    async def wait_durable_all(self) -> None:
+        """Wait until everything that was offered is durable."""
+        while self._accounts:
+            await self._changed()
+
+    async def wait_durable(self) -> None:
+        """Wait until something more becomes durable."""
+        await self._changed()
+
+    def statistics(self) -> SinkStatistics:
+        """Take a snapshot."""
+        done = self._done
+        waiting_s = time.monotonic() - self._accounts[0].accepted_at if self._accounts else 0.0
+        return SinkStatistics(
+            state=self._state,
+            transactions=done.transactions,
+            operations=done.operations,
+            bytes=done.bytes,
+            queue_bytes=self._kept_bytes,
+            queue_bytes_max=self._config.queue_bytes_max,
+            position=str(self.position or ""),
+            durable_at=done.durable_at,
+            waiting_s=waiting_s,
+            last_error=self._last_error,
+        )
+
+    async def open_first(self) -> Checkpoint | None:
+        """Open the sink at the start and give what is stored there; drops what was queued.
+
+        Waits for ever for a target that is down, and says so once.
+
+        Raises:
+            SinkError: the target can never work like this.
+        """
+        self._queued.clear()
+        self._given.clear()
+        self._accounts.clear()
+        self._kept_bytes = self._kept_spilled = 0
+        self._wake()
+        self._checkpoint = await self._open()
+        return self._checkpoint
+
+    async def run(self) -> None:
+        """Deliver until cancelled; at the end the sink is closed.
+
+        Raises:
+            SinkRewound: the target came back from older data; the source must start from there.
+            PositionLost: the target lost the position, and the configuration says to stop.
+            SinkError: the target can never work like this.
+        """
+        try:
+            while True:
+                error = await self._serve()
+                self._lost(error)
+                await self._sink.close()
+                await anyio.sleep(self._backoff.delay_s())
+                self._reconcile(await self._open())
+        except SinkError as error:
+            self._last_error = str(error)
+            raise
+        finally:
+            self._state = LinkState.STOPPED
+            with anyio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
+                await self._sink.close()
+
+    # Running.
+
+    async def _serve(self) -> SinkUnavailable:
+        """Feed the sink until it fails for now, and give the error."""
+        failures: list[SinkError] = []
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                try:
+                    await self._sink.watch()
+                except SinkError as error:
+                    failures.append(error)
+                    group.cancel_scope.cancel()
+
+            group.start_soon(watch, name=f"watch {self.name}")
+            try:
+                await self._feed()
+            except SinkError as error:
+                failures.append(error)
+                group.cancel_scope.cancel()
+        # Cancelled from outside, the task group has raised; so here is a failure. A permanent one
+        # comes first, whichever of the two tasks saw it.
+        for failure in failures:
+            if not isinstance(failure, SinkUnavailable):
+                raise failure
+        first = failures[0]
+        assert isinstance(first, SinkUnavailable)
+        return first
+
+    async def _feed(self) -> None:
+        while True:
+            while not self._queued:
+                self._offered.clear()
+                await self._offered.wait()
+            run = list(self._queued)
+            self._queued.clear()
+            self._given.extend(run)
+            await self._sink.apply(run)
+
+    def _durable(self, count: int, /) -> None:
+        """Take note that the first ``count`` given transactions are durable."""
+        if not 0 < count <= len(self._given):
+            raise RuntimeError(
+                f"sink {self.name} reported {count} of {len(self._given)} transactions as durable"
+            )
+        done = self._done
+        for _ in range(count):
+            last = self._given.popleft()
+            account = self._accounts.popleft()
+            self._kept_bytes -= account.cost_bytes
+            self._kept_spilled -= account.spilled
+            done.operations += account.operations
+            done.bytes += last.operations.size_bytes
+        done.transactions += count
+        done.durable_at = time.time()
+        self._checkpoint = Checkpoint(last.source, last.position, last.version, self._writer)
+        self._wake()
+
+    # Losing and finding the target.
+
+    async def _open(self) -> Checkpoint | None:
+        """Open the sink, as often as it takes."""
+        while True:
+            try:
+                checkpoint = await self._sink.open(self._source, self._writer, self._durable)
+            except SinkUnavailable as error:
+                await self._sink.close()
+                self._lost(error)
+            else:
+                break
+            await anyio.sleep(self._backoff.delay_s())
+        if self._state is LinkState.WAITING:
+            away_s = time.monotonic() - self._lost_at
+            logger.info("sink %s: back after %.1f s", self.name, away_s)
+        self._state = LinkState.CONNECTED
+        self._backoff.reset()
+        return checkpoint
+
+    def _lost(self, error: SinkUnavailable) -> None:
+        """Take note of a failure; said once, and again only when the reason changes."""
+        if self._state is not LinkState.WAITING or self._last_error != str(error):
+            logger.warning("sink %s: %s; trying again", self.name, error)
+        if self._state is not LinkState.WAITING:
+            self._lost_at = time.monotonic()
+        self._state = LinkState.WAITING
+        self._last_error = str(error)
+
+    def _reconcile(self, stored: Checkpoint | None) -> None:
+        """Decide from the position in a target that came back what is sent once more."""
+        durable = self._checkpoint
+        if stored is None and durable is not None:
+            self._position_lost(durable)
+        elif stored is not None and (durable is None or stored.position != durable.position):
+            for index, transaction in enumerate(self._given):
+                if transaction.position == stored.position:
+                    # Executed before the connection was lost; only the answer did not come.
+                    self._durable(index + 1)
+                    break
+            else:
+                raise SinkRewound(self.name, stored)
+        self._queued.extendleft(reversed(self._given))
+        self._given.clear()
+
+    def _position_lost(self, durable: Checkpoint) -> None:
+        if self._config.on_lost == "stop":
+            raise PositionLost(
+                f"sink {self.name} no longer holds the position of source {self._source!r}, so its "
+                'data is gone or incomplete: fill it again, or set on_lost = "clear" to go on with '
+                "empty lanes",
+                sink=self.name,
+            )
+        logger.error(
+            "sink %s: the position of source %r is gone from the target, so its data is gone or "
+            'incomplete; clearing every lane\'s keys and going on from %s (on_lost = "clear")',
+            self.name,
+            self._source,
+            durable.position,
+        )
+        oldest = self._given or self._queued
+        if oldest and oldest[0].position == durable.position:
+            return  # the clearing is on its way already; the target was lost again before it came
+        operations = OperationSet()
+        for prefix in self._prefixes:
+            operations.clear(prefix)
+        self._given.appendleft(
+            Transaction(self._source, durable.position, durable.version, 0.0, operations)
+        )
+        cost_bytes = operations.size_bytes + OPERATION_OVERHEAD_BYTES
+        account = _Account(cost_bytes, len(self._prefixes), False, time.monotonic())
+        self._kept_bytes += cost_bytes
+        self._accounts.appendleft(account)
+
+    async def _changed(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        if not self._waiters:
+            return
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class _Counts:
+    """What has become durable since the start of the process."""
+
+    __slots__ = ("bytes", "durable_at", "operations", "transactions")
+
+    def __init__(self) -> None:
+        self.transactions = 0
+        self.operations = 0
+        self.bytes = 0
+        self.durable_at: float | None = None
+
+
+def _count(transaction: Transaction) -> int:
+    operations = transaction.operations
+    if isinstance(operations, OperationSet):
+        return len(operations.by_key) + len(operations.prefixes)
+    return 0

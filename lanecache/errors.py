@@ -1,0 +1,102 @@
+"""Every error that lanecache raises on purpose, in one tree.
+
+::
+
+    LanecacheError
+    ├── ConfigError            the configuration is wrong; nothing was started
+    ├── SourceError            the database refused or cannot serve what is needed
+    │   ├── SourceUnavailable  ... right now: it is tried again, for ever
+    │   ├── PositionPurged     ... the binlog that holds the wanted position is gone
+    │   └── SourceClash        ... another replica uses the same server_id
+    ├── BinlogError            bytes that are not a valid binlog; the position stays before them
+    │   └── EventUnknown       an event type that is not known and not ignorable
+    ├── SchemaUnknown          a table's columns cannot be known; its lanes invalidate
+    └── SinkError              a target refused what lanecache needs
+        ├── SinkUnavailable    ... right now: it is tried again, for ever
+        ├── SinkConflict       ... another process writes under the same source name
+        └── PositionLost       ... the position that was written is gone and the config says stop
+
+A message is one sentence that says what is wrong, where, and what to do. ``retryable`` tells whether
+trying again later can help without anybody doing anything; state is never changed by an error unless
+its docstring says so.
+"""
+
+from __future__ import annotations
+
+
+class LanecacheError(Exception):
+    """Root of all errors that lanecache raises on purpose."""
+
+    retryable = False
+
+
+class ConfigError(LanecacheError):
+    """The configuration (file, dict or environment) is wrong.
+
+    ``path`` names the field (``sinks.main.url``), or is empty where the whole is meant.
+    """
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class SourceError(LanecacheError):
+    """The database refused, or its settings rule out what is needed. The run cannot go on."""
+
+
+class SourceUnavailable(SourceError):
+    """The database cannot be reached or dropped the connection; the source tries again."""
+
+    retryable = True
+
+
+class PositionPurged(SourceError):
+    """The server no longer has the binlog from the wanted position on (error 1236)."""
+
+
+class SourceClash(SourceError):
+    """Another replica is connected with the same ``server_id``."""
+
+
+class BinlogError(LanecacheError):
+    """Bytes that are not a valid binlog event.
+
+    ``file`` and ``offset`` say where the event begins, as far as that is known. Nothing of the
+    transaction around it was handed on.
+    """
+
+    def __init__(self, message: str, *, file: str = "", offset: int = 0) -> None:
+        super().__init__(message)
+        self.file = file
+        self.offset = offset
+
+
+class EventUnknown(BinlogError):
+    """An event of an unknown type without the ignorable flag: going on could lose a change."""
+
+
+class SchemaUnknown(LanecacheError):
+    """The columns of a table cannot be known for certain (law 1: its lanes invalidate)."""
+
+
+class SinkError(LanecacheError):
+    """A target refused, or its settings rule out what is needed. ``sink`` names it."""
+
+    def __init__(self, message: str, *, sink: str = "") -> None:
+        super().__init__(message)
+        self.sink = sink
+
+
+class SinkUnavailable(SinkError):
+    """The target cannot be reached, is loading, full or read-only; it is tried again."""
+
+    retryable = True
+
+
+class SinkConflict(SinkError):
+    """Another lanecache process has taken over this source's position in the target."""
+
+
+class PositionLost(SinkError):
+    """A position was written before and is gone, and ``on_lost = "stop"``."""

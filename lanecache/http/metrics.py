@@ -1,0 +1,145 @@
+"""Statistics as Prometheus metrics.
+
+The snapshot is the only state: each scrape takes one and translates it, so nothing is counted twice
+and nothing on the hot path knows of Prometheus. Names follow its conventions (base units, counters
+end in ``_total``); labels are the configured names only, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lanecache.statistics import (
+    LaneStatistics,
+    LinkState,
+    SinkStatistics,
+    SourceStatistics,
+    Statistics,
+)
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SOURCE_COUNTERS = {
+    "events": "Binlog events received.",
+    "rows": "Row changes of mapped tables.",
+    "transactions": "Source transactions read.",
+    "skipped": "Binlog events that no lane wanted.",
+    "bytes": "Bytes of binlog received.",
+    "reconnects": "Times the connection to the source was made again.",
+}
+_SOURCE_GAUGES = {
+    "lag_s": ("lag_seconds", "Age of the last event by its own timestamp."),
+    "silent_s": ("silence_seconds", "Time since anything was heard, heartbeats too."),
+    "last_event_at": ("last_event_timestamp_seconds", "When the last event was received."),
+}
+_SINK_COUNTERS = {
+    "transactions": "Source transactions made durable in the target.",
+    "operations": "Operations made durable in the target.",
+    "bytes": "Bytes sent to the target.",
+}
+_SINK_GAUGES = {
+    "waiting_s": ("lag_seconds", "How long the oldest accepted transaction has waited."),
+    "queue_bytes": ("queue_bytes", "Bytes accepted and not yet durable."),
+    "queue_bytes_max": ("queue_max_bytes", "Limit of the queue."),
+    "durable_at": ("durable_timestamp_seconds", "When something last became durable."),
+}
+
+
+class StatisticsCollector(Collector):
+    """Translates one snapshot a scrape."""
+
+    def __init__(self, statistics: Callable[[], Statistics]) -> None:
+        self._statistics = statistics
+
+    def describe(self) -> list[Metric]:
+        """Promise nothing ahead, so that registering takes no snapshot."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Take a snapshot and give its metrics; what is not known yet is left out."""
+        snapshot = self._statistics()
+        yield GaugeMetricFamily(
+            "lanecache_ready", "1 while there is progress end to end.", value=snapshot.ready
+        )
+        yield GaugeMetricFamily(
+            "lanecache_start_timestamp_seconds",
+            "When the service was started.",
+            value=snapshot.started_at,
+        )
+        yield from _source_metrics(snapshot.source)
+        yield from _sink_metrics(snapshot.sinks)
+        yield _lane_metric(snapshot.lanes)
+
+
+def render_metrics(statistics: Callable[[], Statistics]) -> Callable[[], bytes]:
+    """Give a function that renders the metrics of the service and of the process as text."""
+    registry = CollectorRegistry()
+    registry.register(StatisticsCollector(statistics))
+    ProcessCollector(registry=registry)
+    return lambda: generate_latest(registry)
+
+
+def _source_metrics(source: SourceStatistics) -> Iterator[Metric]:
+    server = GaugeMetricFamily(
+        "lanecache_source_info",
+        "The server that is followed; always 1.",
+        labels=["flavor", "version"],
+    )
+    server.add_metric([source.flavor, source.server_version], 1)
+    yield server
+    yield GaugeMetricFamily(
+        "lanecache_source_connected",
+        "1 while connected to the source.",
+        value=source.state is LinkState.CONNECTED,
+    )
+    for field, text in _SOURCE_COUNTERS.items():
+        yield CounterMetricFamily(f"lanecache_source_{field}", text, value=getattr(source, field))
+    for field, (name, text) in _SOURCE_GAUGES.items():
+        value = getattr(source, field)
+        if value is not None:
+            yield GaugeMetricFamily(f"lanecache_source_{name}", text, value=value)
+
+
+def _sink_metrics(sinks: Mapping[str, SinkStatistics]) -> Iterator[Metric]:
+    connected = GaugeMetricFamily(
+        "lanecache_sink_connected", "1 while connected to the target.", labels=["sink"]
+    )
+    for sink, values in sinks.items():
+        connected.add_metric([sink], values.state is LinkState.CONNECTED)
+    yield connected
+    for field, text in _SINK_COUNTERS.items():
+        counter = CounterMetricFamily(f"lanecache_sink_{field}", text, labels=["sink"])
+        for sink, values in sinks.items():
+            counter.add_metric([sink], getattr(values, field))
+        yield counter
+    for field, (name, text) in _SINK_GAUGES.items():
+        gauge = GaugeMetricFamily(f"lanecache_sink_{name}", text, labels=["sink"])
+        for sink, values in sinks.items():
+            if (value := getattr(values, field)) is not None:
+                gauge.add_metric([sink], value)
+        yield gauge
+
+
+def _lane_metric(lanes: Sequence[LaneStatistics]) -> Metric:
+    # Lanes that differ only in their sinks or columns share labels; a series must not come twice.
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for lane in lanes:
+        for reason, count in lane.invalidations.items():
+            counts[lane.table, lane.key, reason] += count
+    counter = CounterMetricFamily(
+        "lanecache_lane_invalidations",
+        "Changes that could only be stored as invalidations.",
+        labels=["table", "key", "reason"],
+    )
+    for labels, count in counts.items():
+        counter.add_metric(labels, count)
+    return counter

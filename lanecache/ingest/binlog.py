@@ -1,0 +1,230 @@
+"""Binlog events: type codes and the bodies that matter, sans-IO.
+
+Names are MySQL's (``libs/mysql/binlog/event/binlog_event.h``) and MariaDB's (``sql/log_event.h``).
+Every parser takes the event's body without header and checksum, and raises ``BinlogError`` for
+bytes that are no such event.
+"""
+
+from __future__ import annotations
+
+import struct
+from uuid import UUID
+
+import msgspec
+
+from lanecache.errors import BinlogError
+from lanecache.gtid import Gtid, MariadbGtid, MysqlGtid
+
+QUERY, STOP, ROTATE, INTVAR = 2, 3, 4, 5
+APPEND_BLOCK, DELETE_FILE, RAND, USER_VAR, FORMAT_DESCRIPTION, XID = 9, 11, 13, 14, 15, 16
+BEGIN_LOAD_QUERY, EXECUTE_LOAD_QUERY, TABLE_MAP = 17, 18, 19
+WRITE_ROWS_V1, UPDATE_ROWS_V1, DELETE_ROWS_V1 = 23, 24, 25
+INCIDENT, HEARTBEAT, IGNORABLE, ROWS_QUERY = 26, 27, 28, 29
+WRITE_ROWS, UPDATE_ROWS, DELETE_ROWS = 30, 31, 32
+GTID, ANONYMOUS_GTID, PREVIOUS_GTIDS, TRANSACTION_CONTEXT, VIEW_CHANGE = 33, 34, 35, 36, 37
+XA_PREPARE, PARTIAL_UPDATE_ROWS, TRANSACTION_PAYLOAD, HEARTBEAT_V2, GTID_TAGGED = 38, 39, 40, 41, 42
+MARIADB_ANNOTATE_ROWS, MARIADB_BINLOG_CHECKPOINT, MARIADB_GTID, MARIADB_GTID_LIST = range(160, 164)
+MARIADB_START_ENCRYPTION = 164
+
+FLAG_ARTIFICIAL = 0x20  # LOG_EVENT_ARTIFICIAL_F: made up by the dump thread, not in the file
+FLAG_IGNORABLE = 0x80  # LOG_EVENT_IGNORABLE_F
+
+HEADER_BYTES = 19
+CHECKSUM_BYTES = 4
+unpack_header = struct.Struct("<IBIIIH").unpack_from
+"""``(timestamp, type, server_id, size, next_position, flags)`` of the header at an offset."""
+
+_CHECKSUM_OFF, _CHECKSUM_CRC32 = 0, 1
+
+# What carries no change and no state that a reader of rows needs.
+WITHOUT_EFFECT = frozenset(
+    {STOP, INTVAR, RAND, USER_VAR, APPEND_BLOCK, DELETE_FILE, BEGIN_LOAD_QUERY, IGNORABLE}
+    | {HEARTBEAT, HEARTBEAT_V2, ROWS_QUERY, PREVIOUS_GTIDS, TRANSACTION_CONTEXT, VIEW_CHANGE}
+    | {MARIADB_ANNOTATE_ROWS, MARIADB_BINLOG_CHECKPOINT, MARIADB_GTID_LIST}
+)
+
+
+class FormatDescription(msgspec.Struct, frozen=True):
+    """What the stream's format description says: who wrote it, and how events end."""
+
+    server_version: str
+    mariadb: bool
+    checksummed: bool
+
+
+class Rotate(msgspec.Struct, frozen=True):
+    """The file that the stream goes on in, and the offset there."""
+
+    file: str
+    offset: int
+
+
+class TransactionStart(msgspec.Struct, frozen=True):
+    """A GTID event of either server.
+
+    ``gtid`` is ``None`` for MySQL's anonymous transactions; ``standalone`` says that no COMMIT or
+    XID follows (MariaDB's DDL); ``committed_at`` is seconds since 1970, 0.0 where it is not said.
+    """
+
+    gtid: Gtid | None
+    standalone: bool
+    committed_at: float
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A statement, and the schema that was current when it ran."""
+
+    schema: str
+    sql: bytes
+
+
+def parse_format_description(body: bytes) -> FormatDescription:
+    """Parse a FORMAT_DESCRIPTION body that still has its checksum's four bytes behind it.
+
+    The checksum algorithm is the byte before them; both are there since MySQL 5.6.1 and MariaDB
+    5.3, older servers are refused.
+    """
+    if len(body) < 57 + CHECKSUM_BYTES + 1:
+        raise BinlogError("the format description event is too short")
+    version, server_version, _, header_bytes = struct.unpack_from("<H50sIB", body)
+    if version != 4 or header_bytes != HEADER_BYTES:
+        raise BinlogError(
+            f"binlog format version {version} with headers of {header_bytes} bytes is not known;"
+            " format version 4 (MySQL 5.0 and later, every MariaDB) is"
+        )
+    algorithm = body[-CHECKSUM_BYTES - 1]
+    if algorithm not in (_CHECKSUM_OFF, _CHECKSUM_CRC32):
+        raise BinlogError(f"checksum algorithm {algorithm} is not known")
+    # Only MariaDB has event types from 160 on, whatever its version string was set to.
+    types = len(body) - 57 - CHECKSUM_BYTES - 1
+    return FormatDescription(
+        server_version=server_version.rstrip(b"\0").decode("utf-8", "replace"),
+        mariadb=types >= MARIADB_ANNOTATE_ROWS,
+        checksummed=algorithm == _CHECKSUM_CRC32,
+    )
+
+
+def parse_rotate(body: bytes) -> Rotate:
+    """Parse a ROTATE body."""
+    if len(body) < 9:
+        raise BinlogError("the rotate event is too short")
+    return Rotate(
+        file=body[8:].rstrip(b"\0").decode("utf-8", "replace"),
+        offset=int.from_bytes(body[:8], "little"),
+    )
+
+
+def parse_query(body: bytes) -> Query:
+    """Parse a QUERY body."""
+    if len(body) < 13:
+        raise BinlogError("the query event is too short")
+    schema_bytes = body[8]
+    status_bytes = body[11] | body[12] << 8
+    start = 13 + status_bytes
+    stop = start + schema_bytes
+    if stop >= len(body):
+        raise BinlogError("the query event is cut off")
+    return Query(schema=body[start:stop].decode("utf-8", "replace"), sql=body[stop + 1 :])
+
+
+def parse_execute_load_query(body: bytes) -> Query:
+    """Parse an EXECUTE_LOAD_QUERY body: a query with 13 more bytes on the file it loads."""
+    if len(body) < 26:
+        raise BinlogError("the load query event is too short")
+    return parse_query(body[:13] + body[26:])
+
+
+def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
+    """Parse a GTID or ANONYMOUS_GTID body of MySQL."""
+    if len(body) < 25:
+        raise BinlogError("the GTID event is too short")
+    number = int.from_bytes(body[17:25], "little")
+    committed_us = 0
+    if len(body) >= 49:  # since MySQL 8.0.1: logical clock, then the commit's time
+        committed_us = int.from_bytes(body[42:49], "little") & ((1 << 55) - 1)
+    return TransactionStart(
+        gtid=None if anonymous else MysqlGtid(str(UUID(bytes=body[1:17])), "", number),
+        standalone=False,
+        committed_at=committed_us / 1e6,
+    )
+
+
+_TAGGED_FLAGS, _TAGGED_UUID, _TAGGED_NUMBER, _TAGGED_TAG = 0, 1, 2, 3
+_TAGGED_LAST_COMMITTED, _TAGGED_SEQUENCE_NUMBER, _TAGGED_COMMITTED_AT = 4, 5, 6
+
+
+def parse_tagged_gtid(body: bytes) -> TransactionStart:
+    """Parse a GTID_TAGGED body (MySQL 8.3 and later), in MySQL's serialization format.
+
+    Format: MySQL "mysql::serialization" (``libs/mysql/serialization``): a version, a size, the last
+    field that may not be ignored, then fields as (number, value); integers of variable length
+    have as many low one-bits in their first byte as bytes follow.
+    """
+    try:
+        pos = 0
+        for _ in range(3):
+            _, pos = _varlen(body, pos)
+        _, pos = _expect(body, pos, _TAGGED_FLAGS)
+        _, pos = _varlen(body, pos)
+        _, pos = _expect(body, pos, _TAGGED_UUID)
+        uuid = bytearray()
+        for _ in range(16):
+            byte, pos = _varlen(body, pos)
+            uuid.append(byte)
+        _, pos = _expect(body, pos, _TAGGED_NUMBER)
+        number, pos = _varlen_signed(body, pos)
+        _, pos = _expect(body, pos, _TAGGED_TAG)
+        length, pos = _varlen(body, pos)
+        tag = body[pos : pos + length].decode("ascii")
+        pos += length
+        for field in (_TAGGED_LAST_COMMITTED, _TAGGED_SEQUENCE_NUMBER):
+            _, pos = _expect(body, pos, field)
+            _, pos = _varlen_signed(body, pos)
+        _, pos = _expect(body, pos, _TAGGED_COMMITTED_AT)
+        committed_us, pos = _varlen(body, pos)
+        source_uuid = str(UUID(bytes=bytes(uuid)))
+    except (IndexError, ValueError) as error:
+        raise BinlogError(f"the tagged GTID event cannot be read: {error}") from error
+    return TransactionStart(
+        gtid=MysqlGtid(source_uuid, tag, number), standalone=False, committed_at=committed_us / 1e6
+    )
+
+
+def _expect(data: bytes, pos: int, field: int) -> tuple[int, int]:
+    number, pos = _varlen(data, pos)
+    if number != field:
+        raise ValueError(f"field {number} where field {field} belongs")
+    return number, pos
+
+
+def _varlen(data: bytes, pos: int) -> tuple[int, int]:
+    first = data[pos]
+    extra = 0
+    while first >> extra & 1:
+        extra += 1
+    stop = pos + 1 + extra
+    if stop > len(data):
+        raise ValueError("an integer is cut off")
+    if extra == 8:
+        return int.from_bytes(data[pos + 1 : stop], "little"), stop
+    return int.from_bytes(data[pos:stop], "little") >> (extra + 1), stop
+
+
+def _varlen_signed(data: bytes, pos: int) -> tuple[int, int]:
+    value, pos = _varlen(data, pos)
+    return (-(value >> 1) - 1 if value & 1 else value >> 1), pos
+
+
+_MARIADB_STANDALONE = 1
+
+
+def parse_mariadb_gtid(body: bytes, server_id: int) -> TransactionStart:
+    """Parse a MariaDB GTID body; the server's part of it is in the event's header."""
+    if len(body) < 13:
+        raise BinlogError("the MariaDB GTID event is too short")
+    sequence, domain, flags = struct.unpack_from("<QIB", body)
+    return TransactionStart(
+        gtid=MariadbGtid(domain, server_id, sequence),
+        standalone=bool(flags & _MARIADB_STANDALONE),
+        committed_at=0.0,
+    )

@@ -1,0 +1,416 @@
+"""The sans-IO core of ingest: blocks of binlog events in, source transactions out.
+
+A transaction opens with a GTID event or a BEGIN and closes with an XID, a COMMIT or a ROLLBACK; a
+statement outside of one (DDL) is a transaction of its own. Only these ends are positions. Row
+changes are mapped as they come, so that what is held of a transaction is its net effect on the
+caches, and never more than ``transaction_bytes_max`` of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from lanecache.errors import BinlogError, EventUnknown
+from lanecache.gtid import GtidSet
+from lanecache.ingest import binlog as b
+from lanecache.ingest.protocol import Block
+from lanecache.ingest.rows import RowKind
+from lanecache.ingest.statements import Statement, StatementKind, classify
+from lanecache.ingest.schema import ColumnFacts
+from lanecache.ingest.tables import MappedTable, NamedTable, Tables
+from lanecache.operation import OperationSet, Position
+from lanecache.row import Problem, TableMapping
+
+_ROWS = {
+    b.WRITE_ROWS_V1: RowKind.WRITE,
+    b.UPDATE_ROWS_V1: RowKind.UPDATE,
+    b.DELETE_ROWS_V1: RowKind.DELETE,
+    b.WRITE_ROWS: RowKind.WRITE,
+    b.UPDATE_ROWS: RowKind.UPDATE,
+    b.DELETE_ROWS: RowKind.DELETE,
+}
+_ROWS_V2 = frozenset({b.WRITE_ROWS, b.UPDATE_ROWS, b.DELETE_ROWS})
+_ROWS_FRONT_BYTES = 8  # table id and flags
+_HEARTBEATS = frozenset({b.HEARTBEAT, b.HEARTBEAT_V2})
+_MEASURE_BYTES = 1 << 32  # next_position has 32 bits
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A transaction is whole: its net effect for each audience, and where the source stands now.
+
+    ``invalidated`` says that it was rolled back (in whole or to a savepoint) although it is in the
+    binlog, so that what was handed on as ``Overflow`` has to be applied as deletions only.
+    """
+
+    operations: Sequence[OperationSet]
+    position: Position
+    committed_at: float
+    invalidated: bool = False
+
+
+class Overflow(msgspec.Struct, frozen=True):
+    """A part of a transaction that is too large for memory; more and ``Committed`` follow."""
+
+    operations: Sequence[OperationSet]
+
+
+class Discarded(msgspec.Struct, frozen=True):
+    """The transaction under way is void: what was handed on of it must not be applied."""
+
+
+class SchemaWanted(msgspec.Struct, frozen=True):
+    """``provide_schema`` has to be called for this table before the walk goes on."""
+
+    table: NamedTable
+
+
+Output = Committed | Overflow | Discarded | SchemaWanted
+
+
+class DecoderCounts(msgspec.Struct):
+    """What went through, and when the source last said something (its own clock, seconds)."""
+
+    events: int = 0
+    bytes: int = 0
+    rows: int = 0
+    transactions: int = 0
+    skipped_events: int = 0
+    invalidations: int = 0
+    last_timestamp: int = 0
+
+
+class Decoder:
+    """Turn a source's events into transactions, from one position on.
+
+    One decoder serves one connection: a new connection begins with a new one (compiled tables can
+    be handed on). After an error nothing of the transaction under way was handed on but its
+    overflow; the position to begin again from is that of the last ``Committed``.
+    """
+
+    def __init__(
+        self,
+        mapping: TableMapping,
+        position: Position,
+        *,
+        transaction_bytes_max: int,
+        report: Callable[[Problem, str], None],
+        counts: DecoderCounts | None = None,
+    ) -> None:
+        """Begin behind ``position``.
+
+        Args:
+            mapping: the lanes.
+            position: where the stream begins; its GTID set is extended by what is read.
+            transaction_bytes_max: above this, a transaction is handed on in parts.
+            report: is called for each invalidation that law 1 asks for, with where it happened.
+            counts: goes on from these.
+        """
+        self.counts = counts if counts is not None else DecoderCounts()
+        self.server_version = ""
+        self._mapping = mapping
+        self._report = report
+        self._transaction_bytes_max = transaction_bytes_max
+        self._tables = Tables(mapping)
+        self._audiences = len(mapping.audiences)
+        self._mariadb = False
+        self._checksummed = False
+        self._described = False
+        self._file = position.file
+        self._offset = position.offset
+        self._gtids: GtidSet | None = position.gtids
+        self._open = False
+        self._start: b.TransactionStart | None = None
+        self._operations = self._nothing()
+        self._overflowed = False
+        self._rolled_back = False
+
+    @property
+    def where(self) -> str:
+        """Name the place in the binlog that was read last, for messages."""
+        return f"{self._file}:{self._offset}"
+
+    def provide_schema(self, table: NamedTable, columns: Sequence[ColumnFacts] | None) -> None:
+        """Answer ``SchemaWanted``; ``None`` where the schema cannot be read."""
+        self._tables.provide(table, columns)
+
+    def feed(self, block: Block) -> Iterator[Output]:
+        """Walk a block's events.
+
+        Raises:
+            EventUnknown: an event that could hold a change is of a type that is not known.
+            BinlogError: an event is damaged (its checksum or its structure).
+        """
+        data = block.data
+        unpack, counts = b.unpack_header, self.counts
+        counts.bytes += len(data)
+        if block.oversized_bytes:
+            yield from self._oversized(block)
+            return
+        for start, end in block.spans:
+            timestamp, kind, server_id, size, next_position, flags = unpack(data, start)
+            counts.events += 1
+            stop = end
+            if self._checksummed and kind != b.FORMAT_DESCRIPTION:
+                stop = end - b.CHECKSUM_BYTES
+                if zlib.crc32(memoryview(data)[start:stop]) != int.from_bytes(
+                    data[stop:end], "little"
+                ):
+                    raise BinlogError(
+                        f"the checksum of the event at {self.where} does not match its bytes",
+                        file=self._file,
+                        offset=self._offset,
+                    )
+            if not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
+                # A dump that begins in mid-file opens with the file's description, at no position.
+                if next_position or kind != b.FORMAT_DESCRIPTION:
+                    self._advance(next_position, size)
+                if timestamp:
+                    counts.last_timestamp = timestamp
+            row_kind = _ROWS.get(kind)
+            if row_kind is not None:
+                self._rows(row_kind, kind in _ROWS_V2, data, start + b.HEADER_BYTES, stop)
+                if self._held_bytes() > self._transaction_bytes_max:
+                    yield self._hand_on_part()
+                continue
+            body = data[start + b.HEADER_BYTES : stop]
+            if kind == b.TABLE_MAP:
+                wanted = self._tables.announce(body, mariadb=self._mariadb)
+                if wanted is not None:
+                    yield SchemaWanted(wanted)
+                    self._tables.announce(body, mariadb=self._mariadb)
+            elif kind == b.XID:
+                yield self._commit(timestamp)
+            elif kind == b.QUERY:
+                yield from self._query(b.parse_query(body), timestamp)
+            elif kind in (b.GTID, b.ANONYMOUS_GTID, b.GTID_TAGGED, b.MARIADB_GTID):
+                yield from self._begin(kind, body, server_id)
+            elif kind == b.ROTATE:
+                yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
+            elif kind == b.FORMAT_DESCRIPTION:
+                yield from self._describe(body, artificial=not next_position)
+            elif kind == b.EXECUTE_LOAD_QUERY:
+                yield from self._query(b.parse_execute_load_query(body), timestamp)
+            elif kind not in b.WITHOUT_EFFECT and not flags & b.FLAG_IGNORABLE:
+                raise EventUnknown(
+                    f"the event of type {kind} at {self.where} is not known to this version of"
+                    " lanecache, and skipping it could lose a change; see it with:"
+                    f" mysqlbinlog --verbose {self._file}",
+                    file=self._file,
+                    offset=self._offset,
+                )
+
+    def _nothing(self) -> list[OperationSet]:
+        return [OperationSet() for _ in range(self._audiences)]
+
+    def _held_bytes(self) -> int:
+        if self._audiences == 1:
+            return self._operations[0].size_bytes
+        return sum(operations.size_bytes for operations in self._operations)
+
+    def _advance(self, next_position: int, size: int) -> None:
+        """Move the offset to the event's end.
+
+        MariaDB 11.4 and later write 0 for events that were in a transaction's cache, and the field
+        wraps at 4 GiB; both are cured by what is known already.
+        """
+        if not next_position:
+            self._offset += size
+            return
+        offset = self._offset & -_MEASURE_BYTES | next_position
+        if offset < self._offset:
+            offset += _MEASURE_BYTES
+        self._offset = offset
+
+    def _describe(self, body: bytes, *, artificial: bool) -> Iterator[Output]:
+        # The checksum is behind the algorithm byte in this event, whatever the algorithm.
+        description = b.parse_format_description(body)
+        self._mariadb = description.mariadb
+        self._checksummed = description.checksummed
+        self.server_version = description.server_version
+        if not artificial:
+            # A server starts a new file with it, also after a crash in mid-transaction.
+            yield from self._void()
+            self._tables.forget_ids()
+
+    def _rotate(self, rotate: b.Rotate, *, artificial: int) -> Iterator[Output]:
+        if not artificial or rotate.file != self._file:
+            yield from self._void()
+            self._tables.forget_ids()
+        self._file = rotate.file
+        self._offset = rotate.offset
+
+    def _begin(self, kind: int, body: bytes, server_id: int) -> Iterator[Output]:
+        yield from self._void()
+        if kind == b.MARIADB_GTID:
+            self._start = b.parse_mariadb_gtid(body, server_id)
+            self._open = not self._start.standalone
+        elif kind == b.GTID_TAGGED:
+            self._start = b.parse_tagged_gtid(body)
+        else:
+            self._start = b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID)
+
+    def _void(self) -> Iterator[Output]:
+        """Drop a transaction that was never finished: the server crashed while it wrote it."""
+        overflowed = self._overflowed
+        self._open = False
+        self._start = None
+        self._operations = self._nothing()
+        self._overflowed = False
+        self._rolled_back = False
+        if overflowed:
+            yield Discarded()
+
+    def _hand_on_part(self) -> Overflow:
+        part = Overflow(self._operations)
+        self._operations = self._nothing()
+        self._overflowed = True
+        return part
+
+    def _commit(self, timestamp: int) -> Committed:
+        start = self._start
+        committed_at = float(timestamp)
+        if start is not None:
+            committed_at = start.committed_at or committed_at
+            if start.gtid is not None and self._gtids is not None:
+                self._gtids = self._gtids.add(start.gtid)
+        if self._rolled_back:
+            for operations in self._operations:
+                operations.invalidate()
+        committed = Committed(
+            operations=self._operations,
+            position=Position(gtids=self._gtids, file=self._file, offset=self._offset),
+            committed_at=committed_at,
+            invalidated=self._rolled_back,
+        )
+        self.counts.transactions += 1
+        self._open = False
+        self._start = None
+        self._operations = self._nothing()
+        self._overflowed = False
+        self._rolled_back = False
+        return committed
+
+    def _rows(self, kind: RowKind, version2: bool, data: bytes, start: int, stop: int) -> None:
+        table = self._tables.get(data[start : start + 6])
+        if table is None:
+            self.counts.skipped_events += 1
+            return
+        if not self._open:
+            raise BinlogError(
+                f"rows outside of a transaction at {self.where}: the stream did not begin at a"
+                " transaction's start; give a position that does, or a GTID set",
+                file=self._file,
+                offset=self._offset,
+            )
+        start += _ROWS_FRONT_BYTES
+        if version2:
+            # The length of the extra data counts its own two bytes.
+            start += data[start] | data[start + 1] << 8
+        rows, problems = table.apply(kind, data, start, stop, self._operations)
+        self.counts.rows += rows
+        for problem in problems:
+            self._invalidated(problem)
+
+    def _invalidated(self, problem: Problem) -> None:
+        self.counts.invalidations += 1
+        self._report(problem, self.where)
+
+    def _oversized(self, block: Block) -> Iterator[Output]:
+        """Clear the table of an event that is too large to hold; only its front is there."""
+        data = block.data
+        start, _ = block.spans[0]
+        _, kind, _, size, next_position, _ = b.unpack_header(data, start)
+        self.counts.events += 1
+        self._advance(next_position, size)
+        if kind not in _ROWS:
+            raise BinlogError(
+                f"the event of type {kind} at {self.where} has {block.oversized_bytes} bytes;"
+                " raise limits.event_bytes_max above that",
+                file=self._file,
+                offset=self._offset,
+            )
+        body = start + b.HEADER_BYTES
+        table: MappedTable | None = self._tables.get(data[body : body + 6])
+        if table is None:
+            self.counts.skipped_events += 1
+            return
+        reason = f"an event of {block.oversized_bytes} bytes is above limits.event_bytes_max"
+        for problem in table.clear(reason, self._operations):
+            self._invalidated(problem)
+        yield from ()
+
+    def _query(self, query: b.Query, timestamp: int) -> Iterator[Output]:
+        statement = classify(query.sql, query.schema)
+        kind = statement.kind
+        if kind is StatementKind.BEGIN:
+            self._open = True
+        elif kind is StatementKind.COMMIT:
+            yield self._commit(timestamp)
+        elif kind is StatementKind.ROLLBACK:
+            # What a non-transactional engine did of it stays done, the rest never was: only a
+            # deletion is right for both.
+            self._rolled_back = True
+            yield self._commit(timestamp)
+        elif kind is StatementKind.ROLLBACK_TO:
+            self._rolled_back = True
+        elif kind in (StatementKind.SAVEPOINT, StatementKind.RELEASE):
+            pass
+        else:
+            self._apply_statement(statement, query)
+            if not self._open:
+                yield self._commit(timestamp)
+
+    def _apply_statement(self, statement: Statement, query: b.Query) -> None:
+        """Turn a statement into the clears that make what it may have changed a miss."""
+        kind = statement.kind
+        into = self._operations
+        if kind is StatementKind.HARMLESS:
+            return
+        if kind in (StatementKind.TABLE_DDL, StatementKind.DML):
+            self._tables.forget_schemas(statement.tables)
+            cleared = []
+            for schema, table in statement.tables:
+                cleared += self._mapping.clear_table(schema, table, into)
+                if (schema.lower(), table.lower()) != (schema, table):
+                    # With lower_case_table_names the statement keeps the writer's spelling.
+                    cleared += self._mapping.clear_table(schema.lower(), table.lower(), into)
+            if kind is StatementKind.DML:
+                reason = "a write in statement format cannot be read as rows"
+                if statement.may_touch_others:
+                    cleared = self._mapping.clear_all(into)
+                for prefix in cleared:
+                    self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+        elif kind is StatementKind.SCHEMA_DDL:
+            self._tables.forget_schemas()
+            self._mapping.clear_schema(statement.schema, into)
+        elif kind in _XA:
+            raise EventUnknown(
+                f"an XA transaction at {self.where} cannot be read by this version of lanecache",
+                file=self._file,
+                offset=self._offset,
+            )
+        else:
+            self._tables.forget_schemas()
+            text = query.sql[:80].decode("utf-8", "replace")
+            for prefix in self._mapping.clear_all(into):
+                self._invalidated(
+                    Problem(
+                        lane="",
+                        scope=f"{prefix}*",
+                        reason=f"the effect of a statement is not known: {text}",
+                    )
+                )
+
+
+_XA = frozenset(
+    {
+        StatementKind.XA_START,
+        StatementKind.XA_END,
+        StatementKind.XA_PREPARE,
+        StatementKind.XA_COMMIT,
+        StatementKind.XA_ROLLBACK,
+    }
+)

@@ -1,0 +1,468 @@
+"""The ingest engine: follow one source, and offer each transaction to the outlets, in order.
+
+The engine owns the connection to the source and everything up to whole transactions; an outlet
+(``lanecache.delivery`` has the one that serves a sink) takes them from there. When the source is
+lost, the engine goes on from the last transaction that it offered; where the process starts, from
+what the targets hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import anyio
+
+from lanecache.backoff import Backoff
+from lanecache.config import Config
+from lanecache.errors import (
+    BinlogError,
+    EventUnknown,
+    PositionPurged,
+    SourceClash,
+    SourceError,
+    SourceUnavailable,
+)
+from lanecache.ingest.address import parse_source_url
+from lanecache.ingest.decoder import (
+    Committed,
+    Decoder,
+    DecoderCounts,
+    Discarded,
+    Output,
+    Overflow,
+    SchemaWanted,
+)
+from lanecache.ingest.server import Server, ServerFacts
+from lanecache.ingest.source import BinlogStream, open_dump
+from lanecache.ingest.spill import SpilledOperations
+from lanecache.operation import (
+    Checkpoint,
+    Operations,
+    OperationSet,
+    Position,
+    Transaction,
+    Version,
+)
+from lanecache.row import Problem, TableMapping
+from lanecache.statistics import LinkState, SourceStatistics
+
+logger = logging.getLogger("lanecache.ingest")
+
+# How often a position that moved without any operation of ours is stored.
+_POSITION_INTERVAL_S = 1.0
+# A damaged event may be the connection's fault: the same place is read this often before giving up.
+_DAMAGED_TRIES_MAX = 3
+
+
+class Outlet(Protocol):
+    """Where transactions go: one per sink."""
+
+    @property
+    def full(self) -> bool:
+        """Whether ``wait_room`` has to be awaited before more is offered."""
+        ...
+
+    def offer(self, transaction: Transaction) -> None:
+        """Take the next transaction."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Wait until there is room."""
+        ...
+
+
+class Versions:
+    """Gives out versions that rise in binlog order, above what a target has stored."""
+
+    def __init__(self) -> None:
+        self._origin = secrets.randbits(64)
+        self._clock = 0
+
+    def stay_above(self, version: Version) -> None:
+        """Give out nothing at or below ``version``."""
+        self._clock = max(self._clock, version.clock)
+
+    def next(self) -> Version:
+        """Give the next version: the wall clock in milliseconds, shifted, or one more than last."""
+        self._clock = max(self._clock + 1, time.time_ns() // 1_000_000 << 16)
+        return Version(self._clock, self._origin)
+
+
+class Ingest:
+    """Follow one source and offer what it commits to the outlets.
+
+    Args:
+        config: the whole configuration.
+        mapping: the lanes.
+        outlets: by the sinks' names; each audience of the mapping names some of them.
+        prefixes: for each sink, the prefixes of all its lanes.
+        report: is called for each invalidation that law 1 asks for, with where it happened.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mapping: TableMapping,
+        outlets: Mapping[str, Outlet],
+        *,
+        prefixes: Mapping[str, Sequence[str]],
+        report: Callable[[Problem, str], None],
+    ) -> None:
+        self.server = Server(
+            parse_source_url(config.source.url),
+            connect_timeout_s=config.source.connect_timeout_s,
+        )
+        self._config = config
+        self._mapping = mapping
+        self._outlets = outlets
+        self._prefixes = prefixes
+        self._report = report
+        self._versions = Versions()
+        self._backoff = Backoff(max_s=config.source.reconnect_delay_max_s)
+        self._position: Position | None = None
+        self._ahead: dict[str, Position] = {}
+        self._unstored: Committed | None = None
+        self._unstored_since = 0.0
+        self._spills: list[SpilledOperations] = []
+        self._damaged_tries = 0
+        self._started = anyio.Event()
+        # For statistics.
+        self._state = LinkState.CONNECTING
+        self._last_error = ""
+        self._facts: ServerFacts | None = None
+        self._stream: BinlogStream | None = None
+        self._counts = DecoderCounts()
+        self._reconnects = 0
+        self._last_event_at: float | None = None
+
+    @property
+    def position(self) -> Position | None:
+        """Where the last transaction that was offered ends."""
+        return self._position
+
+    @property
+    def flavor(self) -> str:
+        """``mysql`` or ``mariadb``, or empty before the first connection."""
+        return self._facts.flavor if self._facts is not None else ""
+
+    async def wait_started(self) -> None:
+        """Wait until the source streams for the first time."""
+        await self._started.wait()
+
+    async def run(self, checkpoints: Mapping[str, Checkpoint | None], *, once: bool = False) -> None:
+        """Follow the source from what the targets hold; for ever, or until its end with ``once``.
+
+        Raises:
+            SourceError: the source refuses, or its settings rule out replication.
+            BinlogError: an event is damaged or unknown; nothing after it was offered.
+        """
+        self._drop_spills()
+        self._unstored = None
+        await self._reach_server()
+        position = await self._begin(checkpoints)
+        self._position = position
+        try:
+            while True:
+                try:
+                    if await self._follow(once=once):
+                        return
+                except SourceUnavailable as error:
+                    await self._pause(error)
+                except SourceClash as error:
+                    if self._config.source.server_id is not None:
+                        raise
+                    await self._pause(error)
+                except PositionPurged as error:
+                    await self._skip_purged(error)
+                except EventUnknown:
+                    raise
+                except BinlogError as error:
+                    self._damaged_tries += 1
+                    if self._damaged_tries >= _DAMAGED_TRIES_MAX:
+                        raise
+                    await self._pause(error)
+        except (SourceError, BinlogError) as error:
+            self._last_error = str(error)
+            raise
+        finally:
+            self._state = LinkState.STOPPED
+            self._drop_spills()
+            self.store_position()
+            await self.server.close()
+
+    def store_position(self) -> None:
+        """Offer the position of transactions without operations, if there is one to offer."""
+        committed, self._unstored = self._unstored, None
+        if committed is not None:
+            self._offer(committed, [OperationSet() for _ in self._mapping.audiences])
+
+    def statistics(self) -> SourceStatistics:
+        """Take a snapshot."""
+        counts = self._counts
+        stream = self._stream
+        return SourceStatistics(
+            state=self._state,
+            flavor=self.flavor,
+            server_version=self._facts.version_text if self._facts is not None else "",
+            position=str(self._position or ""),
+            events=counts.events,
+            rows=counts.rows,
+            transactions=counts.transactions,
+            skipped=counts.skipped_events,
+            bytes=counts.bytes,
+            lag_s=self._lag_s(),
+            last_event_at=self._last_event_at,
+            silent_s=anyio.current_time() - stream.received_at if stream is not None else None,
+            reconnects=self._reconnects,
+            last_error=self._last_error,
+        )
+
+    def _lag_s(self) -> float | None:
+        stream = self._stream
+        if not self._counts.last_timestamp or self._last_event_at is None or stream is None:
+            return None
+        return max(0.0, self._last_event_at - self._counts.last_timestamp)
+
+    # Finding the place to begin.
+
+    async def _reach_server(self) -> None:
+        while True:
+            try:
+                self._facts = await self.server.facts()
+            except SourceUnavailable as error:
+                await self._pause(error)
+            else:
+                return
+
+    async def _begin(self, checkpoints: Mapping[str, Checkpoint | None]) -> Position:
+        """Find where to begin, and bring targets that hold no position to it."""
+        stored = {name: found for name, found in checkpoints.items() if found is not None}
+        for found in stored.values():
+            self._versions.stay_above(found.version)
+        if stored:
+            position = _earliest(
+                {name: found.position for name, found in stored.items()}, self.server.address.where
+            )
+            logger.info("source: going on from %s", position)
+        else:
+            while True:
+                try:
+                    position = await self.server.resolve_start(self._config.source.start)
+                except SourceUnavailable as error:
+                    await self._pause(error)
+                else:
+                    break
+            logger.info(
+                "source: no position is stored, beginning at %s (%s)",
+                self._config.source.start,
+                position,
+            )
+        self._ahead = {
+            name: found.position for name, found in stored.items() if found.position != position
+        }
+        for name in checkpoints:
+            if name not in stored:
+                # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
+                logger.info("sink %s: no position is stored there, clearing its lanes' keys", name)
+                self._outlets[name].offer(self._clearing([name], position)[name])
+        return position
+
+    def _clearing(self, names: Iterable[str], position: Position) -> dict[str, Transaction]:
+        """Make transactions that clear every lane's keys, one a sink."""
+        cleared = {}
+        version = self._versions.next()
+        for name in names:
+            operations = OperationSet()
+            for prefix in self._prefixes[name]:
+                operations.clear(prefix)
+            cleared[name] = Transaction(
+                self._config.source.name, position, version, time.time(), operations
+            )
+        return cleared
+
+    async def _skip_purged(self, error: PositionPurged) -> None:
+        """Go on at the oldest binlog, with nothing in the caches, if the configuration says so."""
+        if self._config.source.on_purged == "stop":
+            raise error
+        position = await self.server.resolve_start("earliest")
+        logger.error(
+            "source: %s; clearing every lane's keys and going on from the oldest position, %s"
+            ' (on_purged = "clear")',
+            error,
+            position,
+        )
+        self._ahead.clear()
+        for name, transaction in self._clearing(self._outlets, position).items():
+            self._outlets[name].offer(transaction)
+        self._position = position
+
+    async def _pause(self, error: Exception) -> None:
+        """Wait before the next try; said once, and again only when the reason changes."""
+        if self._state is not LinkState.WAITING or self._last_error != str(error):
+            logger.warning("source: %s; trying again", error)
+        if self._state is LinkState.CONNECTED:
+            self._reconnects += 1
+        self._state = LinkState.WAITING
+        self._last_error = str(error)
+        self._stream = None
+        await anyio.sleep(self._backoff.delay_s())
+
+    # Following.
+
+    async def _follow(self, *, once: bool) -> bool:
+        """Stream from the current position; true when a run that ends has reached the end."""
+        source = self._config.source
+        position = self._position
+        assert position is not None
+        self._drop_spills()
+        self._facts = facts = await self.server.facts()
+        end = await self.server.position() if once else None
+        identity = await self.server.identify(source.name, source.server_id)
+        async with open_dump(
+            self.server.address,
+            facts,
+            position,
+            identity,
+            heartbeat_s=source.heartbeat_s,
+            connect_timeout_s=source.connect_timeout_s,
+            event_bytes_max=self._config.limits.event_bytes_max,
+            wait=not once,
+        ) as stream:
+            decoder = Decoder(
+                self._mapping,
+                position,
+                transaction_bytes_max=self._config.limits.transaction_bytes_max,
+                report=self._report,
+                counts=self._counts,
+            )
+            self._stream = stream
+            failure: SourceError | BinlogError | None = None
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._store_positions, name="store positions")
+                try:
+                    await self._read(stream, decoder)
+                except (SourceError, BinlogError) as error:
+                    failure = error
+                group.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
+        reached = self._position
+        if end is not None and reached is not None and _misses(reached, end):
+            raise SourceUnavailable(
+                f"the database ended the dump at {reached}, before its end at {end}"
+            )
+        return True
+
+    async def _read(self, stream: BinlogStream, decoder: Decoder) -> None:
+        """Read until the stream ends (only a run that does not wait has an end)."""
+        outlets = tuple(self._outlets.values())
+        while True:
+            block = await stream.read()
+            if block is None:
+                return
+            if self._state is not LinkState.CONNECTED:
+                self._connected()
+            self._last_event_at = time.time()
+            for output in decoder.feed(block):
+                await self._take(output, decoder)
+                for outlet in outlets:
+                    if outlet.full:
+                        await outlet.wait_room()
+            self._damaged_tries = 0
+
+    def _connected(self) -> None:
+        if self._state is LinkState.WAITING:
+            logger.info("source: back, streaming from %s", self._position)
+        elif self._state is LinkState.CONNECTING:
+            logger.info("source: streaming from %s", self.server.address.where)
+        self._state = LinkState.CONNECTED
+        self._last_error = ""
+        self._backoff.reset()
+        self._started.set()
+
+    async def _take(self, output: Output, decoder: Decoder) -> None:
+        if isinstance(output, Committed):
+            self._position = output.position
+            self._commit(output)
+        elif isinstance(output, Overflow):
+            self._spill(output.operations)
+        elif isinstance(output, SchemaWanted):
+            name = output.table
+            columns = await self.server.table_columns(name.schema, name.table)
+            decoder.provide_schema(name, columns)
+        elif isinstance(output, Discarded):
+            self._drop_spills()
+
+    def _commit(self, committed: Committed) -> None:
+        if self._spills:
+            self._spill(committed.operations)
+            spills, self._spills = self._spills, []
+            for spill in spills:
+                spill.finish(invalidated=committed.invalidated)
+            self._offer(committed, spills)
+        elif any(committed.operations):
+            self._offer(committed, committed.operations)
+        else:
+            if self._unstored is None:
+                self._unstored_since = anyio.current_time()
+            self._unstored = committed
+
+    def _offer(self, committed: Committed, operations: Sequence[Operations]) -> None:
+        self._unstored = None
+        version = self._versions.next()
+        name_of_source = self._config.source.name
+        for audience, effect in zip(self._mapping.audiences, operations, strict=True):
+            transaction = Transaction(
+                name_of_source, committed.position, version, committed.committed_at, effect
+            )
+            for name in audience:
+                if name in self._ahead:
+                    if self._ahead[name].covers(committed.position):
+                        continue
+                    del self._ahead[name]
+                self._outlets[name].offer(transaction)
+
+    def _spill(self, parts: Sequence[OperationSet]) -> None:
+        if not self._spills:
+            directory = self._config.limits.spill_directory
+            self._spills = [SpilledOperations(directory) for _ in parts]
+        for spill, part in zip(self._spills, parts, strict=True):
+            spill.append(part)
+
+    def _drop_spills(self) -> None:
+        spills, self._spills = self._spills, []
+        for spill in spills:
+            spill.close()
+
+    async def _store_positions(self) -> None:
+        """Store, now and then, positions that moved without an operation."""
+        while True:
+            await anyio.sleep(_POSITION_INTERVAL_S)
+            if (
+                self._unstored is not None
+                and anyio.current_time() - self._unstored_since >= _POSITION_INTERVAL_S
+            ):
+                self.store_position()
+
+
+def _earliest(positions: Mapping[str, Position], where: str) -> Position:
+    """Find the position that all others cover."""
+    for candidate in positions.values():
+        if all(other.covers(candidate) for other in positions.values()):
+            return candidate
+    named = ", ".join(f"{name} at {position}" for name, position in positions.items())
+    raise SourceError(
+        f"the positions that the sinks hold for the source at {where} cannot be put in order:"
+        f" {named}; give the sinks another source.name to start them anew"
+    )
+
+
+def _misses(reached: Position, end: Position) -> bool:
+    """Tell whether ``reached`` is known to lie before ``end``."""
+    if reached.gtids is not None and end.gtids is not None:
+        return not reached.gtids.contains(end.gtids)
+    return bool(reached.file and end.file) and not reached.covers(end)

@@ -1,0 +1,118 @@
+"""A table's columns as ``information_schema`` tells them, for servers whose table maps do not.
+
+Pure functions over result rows; the queries stand beside what reads their rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from lanecache.ingest.facts import text_of
+
+COLUMNS_QUERY = """
+SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE,
+       COLUMN_KEY, EXTRA, CHARACTER_MAXIMUM_LENGTH, CHARACTER_OCTET_LENGTH, DATETIME_PRECISION,
+       NUMERIC_PRECISION, NUMERIC_SCALE
+FROM information_schema.COLUMNS
+WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
+ORDER BY ORDINAL_POSITION
+"""
+
+PRIMARY_KEY_QUERY = """
+SELECT COLUMN_NAME
+FROM information_schema.STATISTICS
+WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND INDEX_NAME = 'PRIMARY'
+ORDER BY SEQ_IN_INDEX
+"""
+
+_LABEL = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
+_ESCAPED = re.compile(r"''|\\(.)", re.DOTALL)
+# What append_unescaped in the servers' sql/unireg.cc and sql/sql_show.cc writes with a backslash.
+_ESCAPES = {"0": "\0", "n": "\n", "r": "\r", "\\": "\\"}
+
+
+class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``information_schema`` says about one column.
+
+    ``data_type`` is lower case (``bigint``), ``column_type`` the whole type as declared. Lengths
+    are ``None`` where the type has none. ``labels`` are those of an enum or a set, in order.
+    """
+
+    name: str
+    data_type: str
+    column_type: str
+    unsigned: bool
+    charset: str | None
+    collation: str | None
+    labels: tuple[str, ...]
+    nullable: bool
+    generated: Literal["", "virtual", "stored"]
+    invisible: bool
+    compressed: bool  # MariaDB's column compression
+    character_length: int | None
+    octet_length: int | None
+    datetime_precision: int | None
+    numeric_precision: int | None
+    numeric_scale: int | None
+    primary_key_index: int | None
+    """The place in the primary key, from 0 on; ``None`` for other columns."""
+
+
+def parse_columns(
+    rows: Sequence[Mapping[str, Any]], primary_key: Sequence[str]
+) -> list[ColumnFacts]:
+    """Read the rows of ``COLUMNS_QUERY`` and the names of ``PRIMARY_KEY_QUERY``."""
+    places = {name: index for index, name in enumerate(primary_key)}
+    return [_parse_column(row, places) for row in rows]
+
+
+def parse_labels(column_type: str) -> tuple[str, ...]:
+    """Read the labels of ``enum('a','it''s','x,y')``; of any other type there are none."""
+    kind, bracket, inside = column_type.partition("(")
+    if not bracket or kind.strip().lower() not in ("enum", "set"):
+        return ()
+    return tuple(_ESCAPED.sub(_unescape, label) for label in _LABEL.findall(inside))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    character = match[1]
+    return "'" if character is None else _ESCAPES.get(character, match[0])
+
+
+def _parse_column(row: Mapping[str, Any], places: Mapping[str, int]) -> ColumnFacts:
+    data_type = text_of(row["DATA_TYPE"]).lower()
+    column_type = text_of(row["COLUMN_TYPE"])
+    extra = text_of(row["EXTRA"]).upper()
+    labels = parse_labels(column_type)
+    attributes = "" if labels else column_type.lower()
+    generated: Literal["", "virtual", "stored"] = ""
+    if "GENERATED" in extra and "DEFAULT_GENERATED" not in extra:
+        generated = "virtual" if "VIRTUAL" in extra else "stored"
+    name = text_of(row["COLUMN_NAME"])
+    return ColumnFacts(
+        name=name,
+        data_type=data_type,
+        column_type=column_type,
+        unsigned="unsigned" in attributes or "zerofill" in attributes,
+        charset=row["CHARACTER_SET_NAME"],
+        collation=row["COLLATION_NAME"],
+        labels=labels,
+        nullable=row["IS_NULLABLE"] == "YES",
+        generated=generated,
+        invisible="INVISIBLE" in extra,
+        compressed="COMPRESSED" in column_type.rpartition(")")[2] or "COMPRESSED*/" in column_type,
+        character_length=_number(row["CHARACTER_MAXIMUM_LENGTH"]),
+        octet_length=_number(row["CHARACTER_OCTET_LENGTH"]),
+        datetime_precision=_number(row["DATETIME_PRECISION"]),
+        numeric_precision=_number(row["NUMERIC_PRECISION"]),
+        numeric_scale=_number(row["NUMERIC_SCALE"]),
+        primary_key_index=places.get(name),
+    )
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)

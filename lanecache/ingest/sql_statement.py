@@ -1,0 +1,55 @@
+"""What is known of a classified statement."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+
+class StatementKind(Enum):
+    """What a statement does, as far as ingest must act on it."""
+
+    BEGIN = "begin"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    SAVEPOINT = "savepoint"
+    ROLLBACK_TO = "rollback_to"
+    RELEASE = "release"
+    XA_START = "xa_start"
+    XA_END = "xa_end"
+    XA_PREPARE = "xa_prepare"
+    XA_COMMIT = "xa_commit"
+    XA_ROLLBACK = "xa_rollback"
+    TABLE_DDL = "table_ddl"  # changes or removes rows of ``tables`` without row events
+    SCHEMA_DDL = "schema_ddl"  # may do so to every table of ``schema``
+    DML = "dml"  # a change of rows in statement format
+    HARMLESS = "harmless"  # changes no row of a table
+    UNKNOWN = "unknown"  # may do anything
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """A classified statement.
+
+    ``tables`` are ``(schema, table)`` as written, the default schema filled in. ``schema`` is set
+    for ``SCHEMA_DDL``. ``name`` is the savepoint's name, or the XA transaction's in the form of
+    :func:`xid_text`. ``may_touch_others`` says that tables which the text does not name may be
+    changed too: always so for ``DML``, since triggers, cascading foreign keys, views and functions
+    do not show in it, and for ``UNKNOWN``.
+    """
+
+    kind: StatementKind
+    tables: frozenset[tuple[str, str]] = frozenset()
+    schema: str = ""
+    name: str = ""
+    may_touch_others: bool = False
+
+
+HARMLESS: Final = Statement(StatementKind.HARMLESS)
+UNKNOWN: Final = Statement(StatementKind.UNKNOWN, may_touch_others=True)
+
+
+def xid_text(format_id: int, gtrid: bytes, bqual: bytes) -> str:
+    """Name an XA transaction as MySQL and MariaDB write it into the binlog: ``X'61',X'',1``."""
+    return f"X'{gtrid.hex()}',X'{bqual.hex()}',{format_id}"

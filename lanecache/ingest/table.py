@@ -1,0 +1,399 @@
+"""TABLE_MAP events: a table's name, column types and optional metadata, as one immutable value.
+
+Layout: MySQL ``libs/mysql/binlog/event/rows_event.h`` (class ``Table_map_event``), MariaDB
+``sql/log_event_server.cc`` (``Table_map_log_event::init_metadata_fields``). Where the server logs
+minimal metadata, ``with_schema`` adds what ``information_schema`` says, behind a guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lanecache.errors import BinlogError
+from lanecache.ingest.charsets import BINARY, charset_of_collation
+from lanecache.ingest.schema import ColumnFacts
+
+# Column types (MySQL include/field_types.h, MariaDB include/mysql_com.h).
+TINY, SHORT, LONG, FLOAT, DOUBLE, NULL, TIMESTAMP, LONGLONG, INT24 = 1, 2, 3, 4, 5, 6, 7, 8, 9
+DATE, TIME, DATETIME, YEAR, NEWDATE, VARCHAR, BIT, TIMESTAMP2 = 10, 11, 12, 13, 14, 15, 16, 17
+DATETIME2, TIME2 = 18, 19
+BLOB_COMPRESSED, VARCHAR_COMPRESSED = 140, 141
+VECTOR, JSON, NEWDECIMAL, ENUM, SET = 242, 245, 246, 247, 248
+TINY_BLOB, MEDIUM_BLOB, LONG_BLOB, BLOB, VAR_STRING, STRING, GEOMETRY = range(249, 256)
+
+_NUMERIC = frozenset(
+    {TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE, YEAR}
+)
+_CHARACTER = frozenset(
+    {STRING, VAR_STRING, VARCHAR, BLOB, TINY_BLOB, MEDIUM_BLOB, LONG_BLOB}
+    | {BLOB_COMPRESSED, VARCHAR_COMPRESSED}
+)
+_METADATA_BYTES = {
+    FLOAT: 1, DOUBLE: 1, BLOB: 1, TINY_BLOB: 1, MEDIUM_BLOB: 1, LONG_BLOB: 1, JSON: 1,
+    GEOMETRY: 1, VECTOR: 1, BLOB_COMPRESSED: 1, TIMESTAMP2: 1, DATETIME2: 1, TIME2: 1,
+    VARCHAR: 2, VARCHAR_COMPRESSED: 2, VAR_STRING: 2, STRING: 2, ENUM: 2, SET: 2, BIT: 2,
+    NEWDECIMAL: 2,
+}  # fmt: skip
+
+_SIGNEDNESS, _DEFAULT_CHARSET, _COLUMN_CHARSET, _COLUMN_NAME = 1, 2, 3, 4
+_SET_STR_VALUE, _ENUM_STR_VALUE, _SIMPLE_PRIMARY_KEY, _PRIMARY_KEY_WITH_PREFIX = 5, 6, 8, 9
+_ENUM_AND_SET_DEFAULT_CHARSET, _ENUM_AND_SET_COLUMN_CHARSET = 10, 11
+
+
+class ColumnType(msgspec.Struct, frozen=True):
+    """One column as the table map has it.
+
+    ``type`` is the real type (``ENUM`` and ``SET`` are told apart from ``STRING``); ``length`` the
+    greatest number of bytes of a string, the packed bytes of an ENUM or SET, or the bytes of a
+    length prefix for blobs; ``precision`` and ``scale`` those of DECIMAL, ``scale`` also the
+    fraction digits of a time; ``bits`` those of BIT. ``name``, ``charset``, ``unsigned`` and
+    ``labels`` are ``None`` where the binlog does not say.
+    """
+
+    type: int
+    nullable: bool
+    length: int = 0
+    precision: int = 0
+    scale: int = 0
+    bits: int = 0
+    unsigned: bool | None = None
+    charset: str | None = None
+    name: str | None = None
+    labels: tuple[bytes, ...] | None = None
+
+
+class TableMap(msgspec.Struct, frozen=True):
+    """A TABLE_MAP event without its table id."""
+
+    schema: str
+    table: str
+    columns: tuple[ColumnType, ...]
+    primary_key: tuple[int, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether names, signedness, character sets and labels are all there."""
+        return all(
+            column.name is not None
+            and (column.type not in _NUMERIC or column.unsigned is not None)
+            and (column.type not in _CHARACTER or column.charset is not None)
+            and (column.type not in (ENUM, SET) or column.labels is not None)
+            for column in self.columns
+        )
+
+
+def parse_table_map(body: bytes, *, mariadb: bool) -> TableMap:
+    """Parse the body of a TABLE_MAP event behind its table id and flags.
+
+    ``mariadb`` settles what the two servers do differently: MariaDB counts GEOMETRY among the
+    columns that have a character set.
+
+    Raises:
+        BinlogError: the bytes are not a table map.
+    """
+    try:
+        return _parse(body, mariadb=mariadb)
+    except (IndexError, ValueError) as error:
+        raise BinlogError(f"a table map cannot be read: {error}") from error
+
+
+def _parse(body: bytes, *, mariadb: bool) -> TableMap:
+    schema, pos = _short_text(body, 0)
+    table, pos = _short_text(body, pos)
+    count, pos = packed_int(body, pos)
+    types = _take(body, pos, count)
+    pos += count
+    size, pos = packed_int(body, pos)
+    metadata = _take(body, pos, size)
+    pos += size
+    null_bytes = (count + 7) // 8
+    nullable = int.from_bytes(_take(body, pos, null_bytes), "little")
+    pos += null_bytes
+
+    columns: list[ColumnType] = []
+    at = 0
+    for index, kind in enumerate(types):
+        width = _METADATA_BYTES.get(kind, 0)
+        columns.append(
+            _column(kind, _take(metadata, at, width), nullable=bool(nullable >> index & 1))
+        )
+        at += width
+    if at != size:
+        raise ValueError(f"column metadata of {size} bytes, {at} expected")
+    fields: dict[int, bytes] = {}
+    while pos < len(body):
+        tag = body[pos]
+        length, pos = packed_int(body, pos + 1)
+        fields[tag] = _take(body, pos, length)
+        pos += length
+    return TableMap(
+        schema=schema,
+        table=table,
+        columns=_with_metadata(columns, fields, mariadb=mariadb),
+        primary_key=_primary_key(fields, count),
+    )
+
+
+def _column(kind: int, metadata: bytes, *, nullable: bool) -> ColumnType:
+    if kind in (VARCHAR, VARCHAR_COMPRESSED, VAR_STRING):
+        return ColumnType(kind, nullable, length=metadata[0] | metadata[1] << 8)
+    if kind in (STRING, ENUM, SET):
+        # Field_string::do_save_field_metadata: two bits of a long CHAR's length are folded,
+        # inverted, into the type byte.
+        real, length = metadata[0], metadata[1]
+        if real & 0x30 != 0x30:
+            length |= ((real & 0x30) ^ 0x30) << 4
+            real |= 0x30
+        return ColumnType(real, nullable, length=length)
+    if kind == NEWDECIMAL:
+        return ColumnType(kind, nullable, precision=metadata[0], scale=metadata[1])
+    if kind == BIT:
+        return ColumnType(kind, nullable, bits=metadata[0] + 8 * metadata[1])
+    if kind in (TIME2, DATETIME2, TIMESTAMP2):
+        return ColumnType(kind, nullable, scale=metadata[0])
+    return ColumnType(kind, nullable, length=metadata[0] if metadata else 0)
+
+
+def _with_metadata(
+    columns: list[ColumnType], fields: dict[int, bytes], *, mariadb: bool
+) -> tuple[ColumnType, ...]:
+    changes: list[dict[str, object]] = [{} for _ in columns]
+    of_type = [column.type for column in columns]
+
+    if _SIGNEDNESS in fields:
+        bits = fields[_SIGNEDNESS]
+        numeric = [i for i, kind in enumerate(of_type) if kind in _NUMERIC]
+        if len(bits) < (len(numeric) + 7) // 8:
+            raise ValueError("the signedness bitmap is too short")
+        for nth, index in enumerate(numeric):
+            changes[index]["unsigned"] = bool(bits[nth >> 3] << (nth & 7) & 0x80)
+
+    character = [
+        i
+        for i, kind in enumerate(of_type)
+        if kind in _CHARACTER or (mariadb and kind == GEOMETRY)
+    ]
+    for indexes, default, each in (
+        (character, _DEFAULT_CHARSET, _COLUMN_CHARSET),
+        (
+            [i for i, kind in enumerate(of_type) if kind in (ENUM, SET)],
+            _ENUM_AND_SET_DEFAULT_CHARSET,
+            _ENUM_AND_SET_COLUMN_CHARSET,
+        ),
+    ):
+        for nth, collation in _collations(fields, default, each, len(indexes)):
+            changes[indexes[nth]]["charset"] = charset_of_collation(collation)
+
+    if _COLUMN_NAME in fields:
+        names = _texts(fields[_COLUMN_NAME])
+        if len(names) != len(columns):
+            raise ValueError(f"{len(names)} names for {len(columns)} columns")
+        for index, name in enumerate(names):
+            changes[index]["name"] = name.decode("utf-8")
+
+    for kind, tag in ((ENUM, _ENUM_STR_VALUE), (SET, _SET_STR_VALUE)):
+        if tag in fields:
+            lists = _label_lists(fields[tag])
+            indexes = [i for i, found in enumerate(of_type) if found == kind]
+            if len(lists) != len(indexes):
+                raise ValueError(f"{len(lists)} lists of labels for {len(indexes)} columns")
+            for index, labels in zip(indexes, lists, strict=True):
+                changes[index]["labels"] = labels
+    return tuple(
+        msgspec.structs.replace(column, **change) if change else column
+        for column, change in zip(columns, changes, strict=True)
+    )
+
+
+def _collations(
+    fields: dict[int, bytes], default: int, each: int, count: int
+) -> list[tuple[int, int]]:
+    """Give (index among the columns concerned, collation) pairs; none where the binlog is silent."""
+    if each in fields:
+        numbers = _packed_ints(fields[each])
+        if len(numbers) != count:
+            raise ValueError(f"{len(numbers)} collations for {count} columns")
+        return list(enumerate(numbers))
+    if default in fields:
+        numbers = _packed_ints(fields[default])
+        found = dict.fromkeys(range(count), numbers[0])
+        pairs = numbers[1:]
+        for index, collation in zip(pairs[::2], pairs[1::2], strict=True):
+            if index >= count:
+                raise ValueError(f"a collation for column {index} of {count}")
+            found[index] = collation
+        return list(found.items())
+    return []
+
+
+def _primary_key(fields: dict[int, bytes], count: int) -> tuple[int, ...]:
+    if _SIMPLE_PRIMARY_KEY in fields:
+        key = _packed_ints(fields[_SIMPLE_PRIMARY_KEY])
+    elif _PRIMARY_KEY_WITH_PREFIX in fields:
+        key = _packed_ints(fields[_PRIMARY_KEY_WITH_PREFIX])[::2]
+    else:
+        return ()
+    if any(index >= count for index in key):
+        raise ValueError("the primary key names a column that is not there")
+    return tuple(key)
+
+
+def packed_int(data: bytes, pos: int) -> tuple[int, int]:
+    """Read a length-encoded integer at ``pos``; give it and the position behind it."""
+    first = data[pos]
+    if first < 0xFB:
+        return first, pos + 1
+    width = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(first)
+    if width is None:
+        raise ValueError(f"byte {first:#x} begins no length-encoded integer")
+    return int.from_bytes(_take(data, pos + 1, width), "little"), pos + 1 + width
+
+
+def _packed_ints(data: bytes) -> list[int]:
+    found = []
+    pos = 0
+    while pos < len(data):
+        value, pos = packed_int(data, pos)
+        found.append(value)
+    return found
+
+
+def _texts(data: bytes) -> list[bytes]:
+    found = []
+    pos = 0
+    while pos < len(data):
+        length, pos = packed_int(data, pos)
+        found.append(_take(data, pos, length))
+        pos += length
+    return found
+
+
+def _label_lists(data: bytes) -> list[tuple[bytes, ...]]:
+    lists = []
+    pos = 0
+    while pos < len(data):
+        count, pos = packed_int(data, pos)
+        labels = []
+        for _ in range(count):
+            length, pos = packed_int(data, pos)
+            labels.append(_take(data, pos, length))
+            pos += length
+        lists.append(tuple(labels))
+    return lists
+
+
+def _short_text(data: bytes, pos: int) -> tuple[str, int]:
+    length = data[pos]
+    text = _take(data, pos + 1, length).decode("utf-8")
+    if data[pos + 1 + length] != 0:
+        raise ValueError("a name does not end with a zero byte")
+    return text, pos + length + 2
+
+
+def _take(data: bytes, pos: int, length: int) -> bytes:
+    part = data[pos : pos + length]
+    if len(part) != length:
+        raise ValueError(f"{length} bytes wanted at {pos}, {len(part)} there")
+    return part
+
+
+_SCHEMA_TYPES: dict[str, frozenset[int]] = {
+    "tinyint": frozenset({TINY}), "smallint": frozenset({SHORT}), "int": frozenset({LONG}),
+    "mediumint": frozenset({INT24}), "bigint": frozenset({LONGLONG}), "float": frozenset({FLOAT}),
+    "double": frozenset({DOUBLE}), "decimal": frozenset({NEWDECIMAL}), "year": frozenset({YEAR}),
+    "date": frozenset({DATE, NEWDATE}), "time": frozenset({TIME, TIME2}),
+    "datetime": frozenset({DATETIME, DATETIME2}), "timestamp": frozenset({TIMESTAMP, TIMESTAMP2}),
+    "char": frozenset({STRING}), "binary": frozenset({STRING}), "bit": frozenset({BIT}),
+    "varchar": frozenset({VARCHAR, VAR_STRING, VARCHAR_COMPRESSED}),
+    "varbinary": frozenset({VARCHAR, VAR_STRING, VARCHAR_COMPRESSED}),
+    "enum": frozenset({ENUM}), "set": frozenset({SET}), "json": frozenset({JSON, BLOB}),
+    "inet4": frozenset({STRING}), "inet6": frozenset({STRING}), "uuid": frozenset({STRING}),
+    "vector": frozenset({VECTOR, VARCHAR}),
+}  # fmt: skip
+_BLOB_TYPES = frozenset({BLOB, BLOB_COMPRESSED})
+_GEOMETRY_NAMES = frozenset(
+    {"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring"}
+    | {"multipolygon", "geometrycollection", "geomcollection"}
+)
+# MySQL before 8.0.30 and MariaDB call it utf8.
+_CHARSET_ALIASES = {"utf8": "utf8mb3"}
+_BLOB_PREFIX_BYTES = {"tiny": 1, "": 2, "medium": 3, "long": 4}
+
+
+def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap | str:
+    """Complete a table map that has minimal metadata with what ``information_schema`` says.
+
+    Gives a sentence in place of a table map when the two do not describe the same columns: the
+    schema is today's, the event may be older, and a wrong pairing would be a lie (law 1). What
+    the event itself says always wins over the schema.
+    """
+    where = f"{table_map.schema}.{table_map.table}"
+    if len(schema) != len(table_map.columns):
+        return (
+            f"{where} has {len(schema)} columns today and {len(table_map.columns)} in the binlog"
+        )
+    columns = []
+    for column, today in zip(table_map.columns, schema, strict=True):
+        if not _same_type(column, today):
+            return (
+                f"{where}.{today.name} is {today.column_type or today.data_type} today and"
+                f" something else in the binlog (type {column.type})"
+            )
+        filled: dict[str, object] = {}
+        if column.name is None:
+            filled["name"] = today.name
+        if column.unsigned is None and column.type in _NUMERIC:
+            filled["unsigned"] = today.unsigned
+        if column.labels is None and column.type in (ENUM, SET):
+            # Labels from the schema are UTF-8, whatever the column's own character set.
+            filled["labels"] = tuple(label.encode("utf-8") for label in today.labels)
+            filled["charset"] = "utf8mb4"
+        elif column.charset is None and column.type in _CHARACTER:
+            filled["charset"] = _CHARSET_ALIASES.get(today.charset or BINARY, today.charset or BINARY)
+        columns.append(msgspec.structs.replace(column, **filled))
+    key = sorted(
+        (today.primary_key_index, index)
+        for index, today in enumerate(schema)
+        if today.primary_key_index is not None
+    )
+    return msgspec.structs.replace(
+        table_map,
+        columns=tuple(columns),
+        primary_key=table_map.primary_key or tuple(index for _, index in key),
+    )
+
+
+def _same_type(column: ColumnType, today: ColumnFacts) -> bool:
+    name = today.data_type
+    if name in _GEOMETRY_NAMES:
+        return column.type == GEOMETRY
+    if name.endswith(("blob", "text")):
+        prefix = _BLOB_PREFIX_BYTES.get(name[:-4])
+        return column.type in _BLOB_TYPES and column.length == prefix
+    if column.type not in _SCHEMA_TYPES.get(name, frozenset()):
+        return False
+    match column.type:
+        case t if t == NEWDECIMAL:
+            return (column.precision, column.scale) == (
+                today.numeric_precision,
+                today.numeric_scale,
+            )
+        case t if t in (TIME2, DATETIME2, TIMESTAMP2):
+            return column.scale == (today.datetime_precision or 0)
+        case t if t == BIT:
+            return column.bits == today.numeric_precision
+        case t if t in (VARCHAR, VAR_STRING, STRING) and today.octet_length is not None:
+            return name in ("inet4", "inet6", "uuid") or column.length == today.octet_length
+        case t if t in (ENUM, SET):
+            count = len(today.labels)
+            if t == ENUM:
+                return column.length == (1 if count < 256 else 2)
+            return column.length == _set_bytes(count)
+    return True
+
+
+def _set_bytes(count: int) -> int:
+    width = (count + 7) // 8
+    return 8 if width > 4 else width

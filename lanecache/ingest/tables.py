@@ -1,0 +1,221 @@
+"""The tables of a stream: table ids to mapped tables, and their compiled decoders.
+
+A table map is recognised by its bytes, so that its decoder is compiled once however often the
+server gives the table a new id. Tables without a lane are remembered as such, and their rows are
+never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from lanecache.errors import BinlogError, SchemaUnknown
+from lanecache.ingest.rows import RowDecoder, RowKind, TableCode, compile_rows, read_rows
+from lanecache.ingest.schema import ColumnFacts
+from lanecache.ingest.table import (
+    TableMap,
+    packed_int,
+    parse_table_map,
+    with_schema,
+)
+from lanecache.operation import OperationSet
+from lanecache.row import BoundTable, Image, Problem, TableMapping
+
+_TABLE_ID_BYTES = 6
+_TABLE_MAP_FRONT_BYTES = 8  # table id and flags
+
+
+class MappedTable:
+    """A table that lanes want, in one shape; ``reason`` says why its rows cannot be read, if so."""
+
+    def __init__(self, table_map: TableMap, mapping: TableMapping, reason: str = "") -> None:
+        self.schema = table_map.schema
+        self.table = table_map.table
+        self.reason = reason
+        self._mapping = mapping
+        self._code: TableCode | None = None
+        self._bound: BoundTable | None = None
+        self._decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
+        if not reason:
+            try:
+                self._code = TableCode(table_map)
+            except SchemaUnknown as error:
+                self.reason = str(error)
+            else:
+                self._bound = mapping.bind(self._code.shape)
+        self._columns = len(table_map.columns)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What keeps lanes from working on this shape; each clears its prefix at every change."""
+        return self._bound.problems if self._bound is not None else ()
+
+    def apply(
+        self, kind: RowKind, data: bytes, start: int, end: int, into: Sequence[OperationSet]
+    ) -> tuple[int, Sequence[Problem]]:
+        """Map the rows of an event (``data[start:end]``, from the column count on).
+
+        Gives the number of rows and what had to be invalidated. Rows that cannot be read at all
+        clear the table's keys.
+        """
+        code, bound = self._code, self._bound
+        if code is None or bound is None:
+            return 0, self.clear(self.reason, into)
+        try:
+            decoder, start = self._decoder(code, bound, kind, data, start)
+            images, careful = read_rows(decoder, data, start, end)
+        except BinlogError as error:
+            return 0, self.clear(str(error), into)
+        if careful:
+            return len(images), _map_carefully(bound, kind, images, into)
+        if kind is RowKind.UPDATE:
+            bound.update(images, into)
+            return len(images) >> 1, ()
+        if kind is RowKind.WRITE:
+            bound.write(images, into)
+        else:
+            bound.delete(images, into)
+        return len(images), ()
+
+    def clear(self, reason: str, into: Sequence[OperationSet]) -> list[Problem]:
+        """Clear the keys of every lane of this table, and say why."""
+        prefixes = self._mapping.clear_table(self.schema, self.table, into)
+        where = f"{self.schema}.{self.table}"
+        return [Problem(lane=where, scope=f"{prefix}*", reason=reason) for prefix in prefixes]
+
+    def _decoder(
+        self, code: TableCode, bound: BoundTable, kind: RowKind, data: bytes, pos: int
+    ) -> tuple[RowDecoder, int]:
+        try:
+            columns, pos = packed_int(data, pos)
+        except (IndexError, ValueError) as error:
+            raise BinlogError(f"rows without a column count: {error}") from error
+        if columns != self._columns:
+            raise BinlogError(f"rows of {columns} columns where {self._columns} are mapped")
+        width = (columns + 7) // 8
+        mask = (1 << columns) - 1
+        before = after = int.from_bytes(data[pos : pos + width], "little") & mask
+        pos += width
+        if kind is RowKind.UPDATE:
+            after = int.from_bytes(data[pos : pos + width], "little") & mask
+            pos += width
+        decoder = self._decoders.get((kind, before, after))
+        if decoder is None:
+            decoder = compile_rows(code, kind, bound.before, bound.after, before, after)
+            self._decoders[kind, before, after] = decoder
+        return decoder, pos
+
+
+def _map_carefully(
+    bound: BoundTable, kind: RowKind, images: Sequence[Image], into: Sequence[OperationSet]
+) -> list[Problem]:
+    problems: list[Problem] = []
+    if kind is RowKind.UPDATE:
+        for before, after in zip(images[::2], images[1::2], strict=True):
+            problems += bound.change_carefully(before, after, into)
+    elif kind is RowKind.WRITE:
+        for image in images:
+            problems += bound.change_carefully(None, image, into)
+    else:
+        for image in images:
+            problems += bound.change_carefully(image, None, into)
+    return problems
+
+
+class NamedTable(msgspec.Struct, frozen=True):
+    """A table's name."""
+
+    schema: str
+    table: str
+
+
+class Tables:
+    """What is known of the stream's tables at this point of it."""
+
+    def __init__(self, mapping: TableMapping) -> None:
+        self._mapping = mapping
+        self._by_id: dict[bytes, MappedTable | None] = {}
+        self._by_map: dict[bytes, MappedTable] = {}
+        self._schemas: dict[NamedTable, Sequence[ColumnFacts] | None] = {}
+
+    def get(self, table_id: bytes) -> MappedTable | None:
+        """Give the table of a rows event's id, or ``None`` if no lane wants it.
+
+        Raises:
+            BinlogError: no table map came for this id: a change would go unread.
+        """
+        try:
+            return self._by_id[table_id]
+        except KeyError:
+            number = int.from_bytes(table_id, "little")
+            raise BinlogError(f"rows of table id {number}, which no table map announced") from None
+
+    def forget_ids(self) -> None:
+        """Forget the ids, which mean nothing beyond a binlog file; shapes stay."""
+        self._by_id.clear()
+
+    def announce(self, body: bytes, *, mariadb: bool) -> NamedTable | None:
+        """Take a TABLE_MAP body. Gives a name where today's schema has to be provided first.
+
+        Raises:
+            BinlogError: the bytes are no table map.
+        """
+        table_id = body[:_TABLE_ID_BYTES]
+        front = body[_TABLE_MAP_FRONT_BYTES:]
+        known = self._by_map.get(front)
+        if known is not None:
+            self._by_id[table_id] = known
+            return None
+        name = _name(front)
+        if not self._mapping.wants(name.schema, name.table):
+            self._by_id[table_id] = None
+            return None
+        table_map = parse_table_map(front, mariadb=mariadb)
+        reason = ""
+        if not table_map.complete:
+            if name not in self._schemas:
+                return name
+            schema = self._schemas[name]
+            completed = (
+                with_schema(table_map, schema)
+                if schema is not None
+                else f"the columns of {name.schema}.{name.table} cannot be read from"
+                " information_schema"
+            )
+            if isinstance(completed, str):
+                reason = completed
+            else:
+                table_map = completed
+        table = MappedTable(table_map, self._mapping, reason)
+        self._by_map[front] = table
+        self._by_id[table_id] = table
+        return None
+
+    def provide(self, name: NamedTable, schema: Sequence[ColumnFacts] | None) -> None:
+        """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
+        self._schemas[name] = schema
+
+    def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
+        """Forget what was provided for these tables (all, without an argument): DDL came."""
+        wanted = None if names is None else {NamedTable(*name) for name in names}
+        for name in list(self._schemas):
+            if wanted is None or name in wanted:
+                del self._schemas[name]
+                for front, table in list(self._by_map.items()):
+                    if (table.schema, table.table) == (name.schema, name.table):
+                        del self._by_map[front]
+
+
+def _name(front: bytes) -> NamedTable:
+    try:
+        schema_stop = 1 + front[0]
+        table_start = schema_stop + 2
+        table_stop = table_start + front[schema_stop + 1]
+        return NamedTable(
+            schema=front[1:schema_stop].decode("utf-8"),
+            table=front[table_start:table_stop].decode("utf-8"),
+        )
+    except (IndexError, UnicodeDecodeError) as error:
+        raise BinlogError(f"a table map without names: {error}") from error

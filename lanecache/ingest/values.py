@@ -1,0 +1,214 @@
+"""Raw column bytes to the text that the servers print (law 6).
+
+Every function here is pure. Those on the hot path take what the compiled row decoders read (an
+integer, mostly) and keep small, bounded memos of dates.
+
+Layouts: MySQL ``mysys/my_time.cc`` (``my_*_packed_from_binary``), ``strings/decimal.cc``
+(``bin2decimal``), ``sql/field.cc``.
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import date
+from json.encoder import encode_basestring as json_text
+
+__all__ = [
+    "binary_decimal_text",
+    "date_text",
+    "datetime2_text",
+    "datetime_text",
+    "decimal_size_bytes",
+    "double_text",
+    "float_text",
+    "fraction_size_bytes",
+    "json_text",
+    "old_datetime_text",
+    "old_time_text",
+    "time2_text",
+    "timestamp2_text",
+]
+
+_MEMO_MAX = 20_000
+_TWO = tuple(f"{number:02d}" for number in range(100))
+_HOUR = tuple(f" {number:02d}:" for number in range(32))
+_MINUTE = tuple(f"{number:02d}:" for number in range(64))
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+
+
+class _Memo(dict[int, str]):
+    """A bounded memo of ``make(number)``; starts afresh when it is full."""
+
+    def __init__(self, make: object) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, number: int) -> str:
+        if len(self) >= _MEMO_MAX:
+            self.clear()
+        text: str = self._make(number)  # type: ignore[operator]
+        self[number] = text
+        return text
+
+
+def _ymd_text(ymd: int) -> str:
+    year_month = ymd >> 5
+    return f"{year_month // 13:04d}-{year_month % 13:02d}-{ymd & 31:02d}"
+
+
+def _day_text(day: int) -> str:
+    return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
+
+
+_dates = _Memo(_ymd_text)
+_days = _Memo(_day_text)
+_plain_dates = _Memo(lambda v: f"{v >> 9:04d}-{v >> 5 & 15:02d}-{v & 31:02d}")
+
+
+def date_text(packed: int) -> str:
+    """Give ``YYYY-MM-DD`` of a DATE's three bytes read as a little-endian integer."""
+    return _plain_dates[packed]
+
+
+def datetime_text(packed: int) -> str:
+    """Give ``YYYY-MM-DD hh:mm:ss`` of a DATETIME2's integer part, its offset still in it."""
+    packed -= 0x8000000000
+    return (
+        _dates[packed >> 17]
+        + _HOUR[packed >> 12 & 31]
+        + _MINUTE[packed >> 6 & 63]
+        + _TWO[packed & 63]
+    )
+
+
+def fraction_size_bytes(digits: int) -> int:
+    """Give the number of bytes that ``digits`` (0-6) fraction digits of a time take."""
+    return (digits + 1) >> 1
+
+
+def _fraction_text(fraction: int, digits: int) -> str:
+    """Print a stored fraction: hundredths, ten-thousandths or millionths, by its bytes."""
+    stored_digits = (digits + 1) & ~1
+    if stored_digits != digits:
+        fraction //= 10
+    return f".{fraction:0{digits}d}"
+
+
+def datetime2_text(packed: int, digits: int) -> str:
+    """Give a DATETIME(1-6) of all its bytes read as a big-endian integer."""
+    bits = 8 * fraction_size_bytes(digits)
+    return datetime_text(packed >> bits) + _fraction_text(packed & (1 << bits) - 1, digits)
+
+
+def timestamp_text(seconds: int) -> str:
+    """Give a TIMESTAMP of ``seconds`` since 1970 in UTC; zero is the zero date."""
+    if not seconds:
+        return "0000-00-00 00:00:00"
+    day, rest = divmod(seconds, 86400)
+    minutes, second = divmod(rest, 60)
+    return _days[day] + _HOUR[minutes // 60] + _MINUTE[minutes % 60] + _TWO[second]
+
+
+def timestamp2_text(packed: int, digits: int) -> str:
+    """Give a TIMESTAMP(1-6) of all its bytes read as a big-endian integer, in UTC."""
+    bits = 8 * fraction_size_bytes(digits)
+    return timestamp_text(packed >> bits) + _fraction_text(packed & (1 << bits) - 1, digits)
+
+
+def time2_text(packed: int, digits: int) -> str:
+    """Give a TIME(0-6) of all its bytes read as a big-endian integer.
+
+    The whole, fraction included, is one number offset by ``0x800000`` in its integer part, which
+    is why negative times with a fraction need no special case (mysql-replication has one, wrong).
+    """
+    bits = 8 * fraction_size_bytes(digits)
+    value = packed - (0x800000 << bits)
+    sign = ""
+    if value < 0:
+        sign = "-"
+        value = -value
+    whole = value >> bits
+    text = f"{sign}{whole >> 12 & 0x3FF:02d}:{whole >> 6 & 63:02d}:{whole & 63:02d}"
+    return text + _fraction_text(value & (1 << bits) - 1, digits) if digits else text
+
+
+def old_time_text(packed: int) -> str:
+    """Give a TIME of before MySQL 5.6: a signed decimal ``hhmmss`` in three bytes."""
+    sign = "-" if packed < 0 else ""
+    packed = abs(packed)
+    return f"{sign}{packed // 10000:02d}:{packed // 100 % 100:02d}:{packed % 100:02d}"
+
+
+def old_datetime_text(packed: int) -> str:
+    """Give a DATETIME of before MySQL 5.6: a decimal ``YYYYMMDDhhmmss`` in eight bytes."""
+    day, time = divmod(packed, 1_000_000)
+    return (
+        f"{day // 10000:04d}-{day // 100 % 100:02d}-{day % 100:02d}"
+        f" {time // 10000:02d}:{time // 100 % 100:02d}:{time % 100:02d}"
+    )
+
+
+_DIGITS_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
+
+
+def decimal_size_bytes(precision: int, scale: int) -> int:
+    """Give the size of a DECIMAL's binary form."""
+    whole_groups, whole_rest = divmod(precision - scale, 9)
+    groups, rest = divmod(scale, 9)
+    return 4 * (whole_groups + groups) + _DIGITS_BYTES[whole_rest] + _DIGITS_BYTES[rest]
+
+
+def binary_decimal_text(data: bytes, precision: int, scale: int) -> str:
+    """Give a DECIMAL as the servers print it: all fraction digits, no leading zeros.
+
+    Raises:
+        ValueError: a group of digits holds more than its digits.
+    """
+    number = int.from_bytes(data, "big")
+    sign_bit = 1 << (8 * len(data) - 1)
+    negative = not number & sign_bit
+    number ^= sign_bit
+    if negative:
+        number ^= (1 << 8 * len(data)) - 1
+    raw = number.to_bytes(len(data), "big")
+    whole_groups, whole_rest = divmod(precision - scale, 9)
+    groups, rest = divmod(scale, 9)
+    widths = [whole_rest] if whole_rest else []
+    widths += [9] * (whole_groups + groups)
+    if rest:
+        widths.append(rest)
+    digits = ""
+    pos = 0
+    for width in widths:
+        size = _DIGITS_BYTES[width]
+        group = f"{int.from_bytes(raw[pos : pos + size], 'big'):0{width}d}"
+        if len(group) != width:
+            raise ValueError(f"{group} in a DECIMAL's group of {width} digits")
+        digits += group
+        pos += size
+    whole = digits[: precision - scale].lstrip("0") or "0"
+    text = f"{whole}.{digits[precision - scale :]}" if scale else whole
+    return f"-{text}" if negative and digits.strip("0") else text
+
+
+_pack_float = struct.Struct("<f").pack
+
+
+def double_text(value: float) -> str:
+    """Give the shortest decimal that reads back to the same 64-bit value."""
+    text = repr(value)
+    return text[:-2] if text.endswith(".0") else text
+
+
+def float_text(value: float) -> str:
+    """Give the shortest decimal that reads back to the same 32-bit value (given as a 64-bit one)."""
+    packed = _pack_float(value)
+    for digits in range(1, 10):
+        text = f"{value:.{digits}g}"
+        try:
+            if _pack_float(float(text)) == packed:
+                return double_text(float(text))
+        except OverflowError:
+            # Rounded up past the greatest 32-bit value: more digits are needed.
+            continue
+    raise ValueError(f"{value!r} is not a 32-bit number")

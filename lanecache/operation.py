@@ -1,0 +1,296 @@
+"""The one model of a change that both engines share: operations, transactions, positions, sinks.
+
+Everything here is a frozen value or a protocol; nothing does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from lanecache.gtid import GtidSet, parse_gtid_set
+
+# What one operation costs beside its key and value: the object, its slots, its place in a dict.
+OPERATION_OVERHEAD_BYTES = 200
+
+
+class Set(msgspec.Struct, frozen=True, gc=False):
+    """Store ``value`` under ``key``: bytes, or a mapping of field to bytes for a hash."""
+
+    key: str
+    value: bytes | Mapping[str, bytes]
+    ttl_s: float | None = None
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Forget ``key``."""
+
+    key: str
+
+
+class Clear(msgspec.Struct, frozen=True, gc=False):
+    """Forget every key that begins with ``prefix``."""
+
+    prefix: str
+
+
+Operation = Set | Delete | Clear
+
+
+class Version(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A total order on writes to a key: a hybrid logical clock, then the origin's identity.
+
+    ``clock`` is milliseconds since 1970 shifted left by 16 bits, plus a counter; ``origin`` a
+    random 64-bit number. Versions of one source rise in binlog order.
+    """
+
+    clock: int
+    origin: int
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A place in a source's binlog, always at the end of a transaction.
+
+    ``gtids`` is everything executed up to here where the server has GTIDs, else ``None``; ``file``
+    and ``offset`` (bytes) stand beside it and are what a server without GTIDs resumes from. An
+    empty ``file`` means that the place in the files is not known.
+    """
+
+    gtids: GtidSet | None
+    file: str = ""
+    offset: int = 0
+
+    def covers(self, other: Position) -> bool:
+        """Tell whether everything up to ``other`` has been executed here too.
+
+        GTID sets decide where both have one, else the place in the files (whose names end in a
+        rising number). False where nothing can be compared.
+        """
+        if self.gtids is not None and other.gtids is not None:
+            return self.gtids.contains(other.gtids)
+        if not self.file or not other.file:
+            return False
+        return self._place() >= other._place()
+
+    def _place(self) -> tuple[str, int, int]:
+        stem, _, number = self.file.rpartition(".")
+        return (stem, int(number) if number.isdigit() else 0, self.offset)
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.offset}" if self.file else ""
+        return " ".join(part for part in (str(self.gtids or ""), place) if part) or "(start)"
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What a target stores beside the data: how far a source has been applied, and by whom.
+
+    ``writer`` is random per process start; ``version`` the last transaction's, so that the next
+    process can stay above it.
+    """
+
+    source: str
+    position: Position
+    version: Version
+    writer: str
+
+    def encode(self) -> bytes:
+        """Give the JSON form that targets store (one object, ``format`` 1)."""
+        gtids = self.position.gtids
+        return msgspec.json.encode(
+            _StoredCheckpoint(
+                source=self.source,
+                flavor=gtids.flavor if gtids is not None else "",
+                gtids=str(gtids) if gtids is not None else "",
+                file=self.position.file,
+                offset=self.position.offset,
+                clock=self.version.clock,
+                origin=self.version.origin,
+                writer=self.writer,
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Checkpoint:
+        """Read what :meth:`encode` wrote.
+
+        Raises:
+            ValueError: the bytes are not a checkpoint that this version understands.
+        """
+        stored = msgspec.json.decode(data, type=_StoredCheckpoint)
+        if stored.format != 1:
+            raise ValueError(f"checkpoint format {stored.format} is not known")
+        gtids = parse_gtid_set(stored.gtids, stored.flavor) if stored.flavor else None
+        return cls(
+            source=stored.source,
+            position=Position(gtids=gtids, file=stored.file, offset=stored.offset),
+            version=Version(stored.clock, stored.origin),
+            writer=stored.writer,
+        )
+
+
+class _StoredCheckpoint(msgspec.Struct):
+    source: str
+    flavor: str
+    gtids: str
+    file: str
+    offset: int
+    clock: int
+    origin: int
+    writer: str
+    format: int = 1
+
+
+class Operations(Protocol):
+    """The net effect of a transaction, in canonical form: first the clears, then one write a key.
+
+    A write to a key that a later clear of the same transaction covers is not among the writes. The
+    writes touch distinct keys, so their order means nothing. ``writes`` may be walked more than
+    once and may read from disk.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """Keys, values and ``OPERATION_OVERHEAD_BYTES`` each: what it costs in memory or on disk."""
+        ...
+
+    @property
+    def spilled(self) -> bool:
+        """Whether it is too large for memory: a target applies it in two phases, in pieces."""
+        ...
+
+    def clears(self) -> Sequence[str]:
+        """Give the prefixes that are cleared before anything is written."""
+        ...
+
+    def writes(self) -> Iterator[Set | Delete]:
+        """Walk the net write of every touched key."""
+        ...
+
+
+class OperationSet:
+    """Operations in memory, folded to their net effect as they are added (see ``Operations``).
+
+    ``by_key`` and ``size_bytes`` are open to the compiled lane functions, which add to them
+    directly; ``size_bytes`` counts superseded writes too, so it is an upper bound.
+    """
+
+    __slots__ = ("by_key", "prefixes", "size_bytes")
+
+    spilled = False
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Set | Delete] = {}
+        self.prefixes: dict[str, None] = {}
+        self.size_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.by_key or self.prefixes)
+
+    def add(self, operation: Operation) -> None:
+        """Add one operation behind all that are there."""
+        if isinstance(operation, Clear):
+            self.clear(operation.prefix)
+            return
+        self.by_key[operation.key] = operation
+        self.size_bytes += operation_size_bytes(operation)
+
+    def clear(self, prefix: str) -> None:
+        """Add ``Clear(prefix)``: earlier writes below the prefix are superseded."""
+        for key in [key for key in self.by_key if key.startswith(prefix)]:
+            del self.by_key[key]
+        self.prefixes[prefix] = None
+        self.size_bytes += OPERATION_OVERHEAD_BYTES + len(prefix)
+
+    def extend(self, later: OperationSet) -> None:
+        """Fold a later set of operations into this one, as if both had come one by one."""
+        for prefix in later.prefixes:
+            self.clear(prefix)
+        self.by_key.update(later.by_key)
+        self.size_bytes += later.size_bytes
+
+    def invalidate(self) -> None:
+        """Turn every ``Set`` into a ``Delete`` of its key."""
+        self.by_key = {key: Delete(key) for key in self.by_key}
+
+    def clears(self) -> Sequence[str]:
+        return tuple(self.prefixes)
+
+    def writes(self) -> Iterator[Set | Delete]:
+        return iter(self.by_key.values())
+
+
+def operation_size_bytes(operation: Set | Delete) -> int:
+    """Count what an operation costs against a limit in bytes."""
+    size = OPERATION_OVERHEAD_BYTES + len(operation.key)
+    if isinstance(operation, Set):
+        value = operation.value
+        if isinstance(value, bytes):
+            size += len(value)
+        else:
+            size += sum(len(field) + len(part) + 100 for field, part in value.items())
+    return size
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """The operations of one source transaction: the unit of visibility everywhere.
+
+    ``position`` is where the source stands after it; ``committed_at`` is the source's commit time
+    in seconds since 1970 (0.0 where it is not known).
+    """
+
+    source: str
+    position: Position
+    version: Version
+    committed_at: float
+    operations: Operations
+
+
+class DurableCallback(Protocol):
+    """Called by a sink: the first ``count`` transactions not yet reported are now durable."""
+
+    def __call__(self, count: int, /) -> None: ...
+
+
+class Sink(Protocol):
+    """A target that transactions are applied to, whole and in order. Users can write their own.
+
+    One task calls ``open``, then ``apply`` again and again, then ``close``; another one runs
+    ``watch`` between ``open`` and ``close``. After an error the sink is closed and opened again,
+    and whatever the checkpoint does not cover is applied again.
+    """
+
+    async def open(
+        self, source: str, writer: str, durable: DurableCallback
+    ) -> Checkpoint | None:
+        """Connect, make sure that no earlier writer is still at work, and give what is stored.
+
+        Raises:
+            SinkUnavailable: it cannot be reached or is not ready; it is tried again.
+            SinkError: it can never work like this (wrong password, wrong kind of server).
+        """
+        ...
+
+    async def apply(self, run: Sequence[Transaction]) -> None:
+        """Take an ordered run of transactions, and store the checkpoint of its last one with it.
+
+        Several may be folded into one visible step. Comes back when there is room for more, which
+        may be before they are durable; ``durable`` reports them in order.
+
+        Raises:
+            SinkUnavailable: the connection was lost or the target refused for now.
+        """
+        ...
+
+    async def watch(self) -> None:
+        """Wait until the target fails, and raise the error; never come back otherwise.
+
+        Raises:
+            SinkUnavailable: as ``apply``.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Wait for what is under way where the target still answers, then let go. Idempotent."""
+        ...

@@ -1,0 +1,330 @@
+"""The composition root: puts the source, the lanes and the sinks together, and runs them.
+
+``start`` is the way in. The order of stopping is fixed: the source first, then the queues drain,
+then the sinks close with their positions stored, then the HTTP server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from lanecache.config import Config, load_config
+from lanecache.delivery import Delivery, SinkRewound
+from lanecache.errors import ConfigError, LanecacheError, SourceError
+from lanecache.gtid import parse_gtid_set
+from lanecache.http import serve_http
+from lanecache.ingest.engine import Ingest
+from lanecache.invalidations import Invalidations
+from lanecache.lanes.mapping import Lanes
+from lanecache.operation import Position, Sink
+from lanecache.sinks.make import make_sink
+from lanecache.statistics import SinkStatistics, Statistics, take_statistics
+
+logger = logging.getLogger("lanecache")
+
+# A source that says nothing for this many heartbeats is not healthy; the connection is dropped then.
+_SILENT_HEARTBEATS = 3
+
+STOP_DEADLINE_S = 20.0
+
+
+class SinkView:
+    """A sink of a running service, as ``service.sinks["main"]`` gives it."""
+
+    def __init__(self, sink: Sink, delivery: Delivery) -> None:
+        self.target = sink
+        """The sink itself: a ``MemorySink`` has ``get``, for one."""
+        self._delivery = delivery
+
+    @property
+    def position(self) -> Position | None:
+        """How far the target holds the source's changes, durably; ``None`` before the first."""
+        return self._delivery.position
+
+    def statistics(self) -> SinkStatistics:
+        """Take a snapshot."""
+        return self._delivery.statistics()
+
+
+class Service:
+    """A running lanecache. ``lanecache.start`` makes one.
+
+    All methods belong to the event loop that it was started on.
+    """
+
+    def __init__(self, config: Config, *, once: bool) -> None:
+        self._config = config
+        self._once = once
+        self._lanes = Lanes(config.lanes, list(config.sinks))
+        self._invalidations = Invalidations(config.lanes)
+        prefixes = {name: self._lanes.prefixes(name) for name in config.sinks}
+        writer = secrets.token_hex(8)
+        self._deliveries: dict[str, Delivery] = {}
+        self._views: dict[str, SinkView] = {}
+        for name, sink_config in config.sinks.items():
+            sink = make_sink(name, sink_config)
+            delivery = Delivery(
+                name,
+                sink,
+                sink_config,
+                source=config.source.name,
+                writer=writer,
+                prefixes=prefixes[name],
+            )
+            self._deliveries[name] = delivery
+            self._views[name] = SinkView(sink, delivery)
+        self._ingest = Ingest(
+            config,
+            self._lanes,
+            self._deliveries,
+            prefixes=prefixes,
+            report=self._invalidations.report,
+        )
+        self._started_at = time.time()
+        self._streaming = anyio.Event()
+        self._stopping = anyio.Event()
+        self._drain_deadline_s = STOP_DEADLINE_S
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def sinks(self) -> Mapping[str, SinkView]:
+        """The sinks by their names in the configuration."""
+        return dict(self._views)
+
+    def statistics(self) -> Statistics:
+        """Take a frozen snapshot of everything."""
+        return take_statistics(
+            self._ingest.statistics(),
+            {name: delivery.statistics() for name, delivery in self._deliveries.items()},
+            self._invalidations.statistics(),
+            started_at=self._started_at,
+            silent_max_s=_SILENT_HEARTBEATS * self._config.source.heartbeat_s + 1.0,
+        )
+
+    async def wait(self) -> None:
+        """Wait until it has ended: at its end with ``once``, by ``stop``, or by an error.
+
+        Raises:
+            LanecacheError: what ended it.
+        """
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def stop(self, *, deadline_s: float = STOP_DEADLINE_S) -> None:
+        """Stop reading, let the queues drain, store the positions, and let go of everything.
+
+        What is not durable after ``deadline_s`` seconds is left: nothing is lost by it, since the
+        position stays before it. Idempotent.
+
+        Raises:
+            LanecacheError: what had ended the run already.
+        """
+        self._drain_deadline_s = deadline_s
+        self._stopping.set()
+        await self.wait()
+
+    async def wait_for(
+        self, token: str, *, sink: str | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Wait until a commit is visible in a sink: read your own writes.
+
+        Args:
+            token: what ``commit_token`` gave, or any GTID set of the source, or ``FILE:OFFSET``.
+            sink: the sink's name; all sinks by default.
+            timeout_s: how long to wait at the most.
+
+        Raises:
+            TimeoutError: it is not there yet after ``timeout_s``; nothing else is changed by it.
+            ValueError: the token is none of this source.
+            LanecacheError: the service ended while waiting.
+        """
+        position = self._parse_token(token)
+        names = [sink] if sink is not None else list(self._deliveries)
+        for name in names:
+            if name not in self._deliveries:
+                raise ValueError(f"no sink is called {name!r}: there are {', '.join(self._views)}")
+        with anyio.fail_after(timeout_s):
+            async with anyio.create_task_group() as group:
+                for name in names:
+                    group.start_soon(self._wait_covered, name, position)
+
+    async def _wait_covered(self, name: str, position: Position) -> None:
+        delivery = self._deliveries[name]
+        while True:
+            if self._task is not None and self._task.done():
+                self._task.result()
+                raise LanecacheError("the service has stopped")
+            reached = self._ingest.position
+            if reached is not None and reached.covers(position):
+                # It may be a transaction without operations, whose position is stored lazily.
+                self._ingest.store_position()
+            if delivery.position is not None and delivery.position.covers(position):
+                return
+            with anyio.move_on_after(0.05):
+                await delivery.wait_durable()
+
+    def _parse_token(self, token: str) -> Position:
+        file, colon, offset = token.strip().rpartition(":")
+        flavor = self._ingest.flavor
+        try:
+            return Position(gtids=parse_gtid_set(token, flavor))
+        except ValueError:
+            if colon and offset.isdigit() and "," not in token:
+                return Position(gtids=None, file=file, offset=int(offset))
+            raise
+
+    # Running.
+
+    def launch(self) -> None:
+        """Begin to run in a task of its own."""
+        self._task = asyncio.create_task(self._main(), name=f"lanecache {self._config.source.name}")
+
+    async def wait_streaming(self) -> None:
+        """Wait until the source streams, or raise what keeps it from ever doing so."""
+        assert self._task is not None
+        waiter = asyncio.ensure_future(self._streaming.wait())
+        try:
+            await asyncio.wait({self._task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The start was given up: nothing may be left behind.
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            raise
+        finally:
+            waiter.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def _main(self) -> None:
+        async with AsyncExitStack() as stack:
+            if self._config.http is not None:
+                await stack.enter_async_context(serve_http(self._config.http, self.statistics))
+            while True:
+                failure = await self._run()
+                if not isinstance(failure, SinkRewound):
+                    break
+                logger.warning(
+                    "%s, older than what was applied: it was restored from older data; reading the"
+                    " source again from there",
+                    failure,
+                )
+        if failure is not None:
+            raise failure
+
+    async def _run(self) -> Exception | None:
+        """Run until the end, a stop, or a failure, which is given back.
+
+        Failures are collected rather than raised through the task group, since it may be entered
+        again (gh-116720).
+        """
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as group:
+
+            async def guard(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+                try:
+                    await work(*arguments)
+                except (LanecacheError, SinkRewound) as error:
+                    failures.append(error)
+                    group.cancel_scope.cancel()
+
+            reading = anyio.CancelScope()
+            group.start_soon(guard, self._stop_reading, reading, name="stop")
+            group.start_soon(guard, self._replicate, group, reading, guard, name="ingest")
+        return failures[0] if failures else None
+
+    async def _stop_reading(self, reading: anyio.CancelScope) -> None:
+        await self._stopping.wait()
+        reading.cancel()
+
+    async def _replicate(self, group: TaskGroup, reading: anyio.CancelScope, guard: Callable[..., Awaitable[None]]
+    ) -> None:
+        checkpoints: dict[str, Any] = {}
+        with reading:
+            async with anyio.create_task_group() as opening:
+                for name, delivery in self._deliveries.items():
+                    opening.start_soon(self._open, name, delivery, checkpoints)
+            for name, delivery in self._deliveries.items():
+                group.start_soon(guard, delivery.run, name=f"sink {name}")
+            group.start_soon(self._tell_streaming, name="tell streaming")
+            await self._ingest.run(checkpoints, once=self._once)
+        with anyio.move_on_after(None if self._once else self._drain_deadline_s) as drain:
+            for delivery in self._deliveries.values():
+                await delivery.wait_durable_all()
+        if drain.cancelled_caught:
+            logger.warning(
+                "stopped before everything was durable; it is applied at the next start"
+            )
+        group.cancel_scope.cancel()
+
+    async def _open(self, name: str, delivery: Delivery, into: dict[str, Any]) -> None:
+        into[name] = await delivery.open_first()
+
+    async def _tell_streaming(self) -> None:
+        await self._ingest.wait_started()
+        self._streaming.set()
+
+
+class Starting:
+    """What ``lanecache.start`` gives: awaitable, and an async context manager.
+
+    ``await`` gives the running service, which has to be stopped; ``async with`` stops it too.
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | Mapping[str, Any] | Config, once: bool):
+        self._config = config
+        self._once = once
+        self._service: Service | None = None
+
+    def __await__(self) -> Generator[Any, None, Service]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Service:
+        self._service = await self._start()
+        return self._service
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._service is not None
+        await self._service.stop()
+
+    async def _start(self) -> Service:
+        service = Service(load_config(self._config), once=self._once)
+        service.launch()
+        await service.wait_streaming()
+        return service
+
+
+def start(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Config, *, once: bool = False
+) -> Starting:
+    """Start lanecache: ``await`` it, or use it with ``async with``.
+
+    It comes back when the source streams. A source or target that is down is waited for, and the
+    log says so.
+
+    Args:
+        config: a TOML file's path, a dict of the same shape, or a ``Config``.
+        once: apply all that the source holds, then end; ``service.wait()`` waits for that.
+
+    Raises:
+        ConfigError: the configuration is wrong; nothing was started.
+        SourceError, SinkError: the database or a target refuses for good; nothing is left running.
+    """
+    return Starting(config, once)
+
+

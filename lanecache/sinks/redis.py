@@ -1,0 +1,399 @@
+"""The Redis sink: whole transactions and their position in one ``MULTI … EXEC``, pipelined.
+
+- Transactions that wait together are folded into one batch, superseded writes left out, up to
+  ``batch_bytes_max``; one that comes alone leaves at once.
+- A ``Clear`` is a barrier: when everything before it is answered, the keys are found by ``SCAN``
+  and unlinked in pieces, and only then the transaction's writes and position follow in an ``EXEC``.
+- A spilled transaction is applied in two phases: every touched key is unlinked, then, behind a
+  barrier, the values are set in bounded batches; only the last one moves the position.
+
+Nothing of this leaves an old value beside a new one, and after a crash at any point the stored
+position is one from which replaying gives the same end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lanecache.errors import SinkConflict, SinkError, SinkUnavailable
+from lanecache.operation import (
+    Checkpoint,
+    Delete,
+    DurableCallback,
+    Operations,
+    OperationSet,
+    Set,
+    Transaction,
+    Version,
+    operation_size_bytes,
+)
+from lanecache.sinks.redis_commands import (
+    POSITION_PREFIX,
+    Piece,
+    encode_forget,
+    encode_writes,
+    escape_glob,
+    position_key,
+)
+from lanecache.sinks.redis_connection import (
+    STILL_S,
+    RedisConnection,
+    address_of,
+    connect,
+    end_earlier_writers,
+    make_login,
+    read_bytes,
+    read_when_still,
+)
+from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
+
+if TYPE_CHECKING:
+    from lanecache.config import SinkConfig
+    from lanecache.sinks.redis_protocol import RedisProtocol
+
+logger = logging.getLogger("lanecache.sinks.redis")
+
+_SCAN_COUNT = 2000
+_POSITION_PREFIX_BYTES = POSITION_PREFIX.encode()
+
+
+class RedisSink:
+    """Apply transactions to one Redis (6.2 or newer) or Valkey: ``redis``, ``rediss``, ``unix``.
+
+    Follows :class:`lanecache.operation.Sink`. The checkpoint is at ``lanecache:position:SOURCE``.
+
+    Args:
+        config: URL and limits.
+        name: the sink's name in the configuration, for messages.
+
+    Raises:
+        ConfigError: the URL is wrong.
+    """
+
+    def __init__(self, config: SinkConfig, *, name: str = "redis") -> None:
+        make_login(config, name)
+        self.name = name
+        self.address = address_of(config.url)
+        self._config = config
+        self._connection: RedisConnection | None = None
+        self._source = ""
+        self._writer = ""
+        self._durable: DurableCallback = _no_callback
+        # The version of what this object last saw or put in Redis as its own; None before that.
+        self._claimed: Version | None = None
+        # Keys whose command failed inside an EXEC that moved the position: they must be forgotten.
+        self._damaged: dict[str, None] = {}
+        self._warned = False
+
+    async def open(self, source: str, writer: str, durable: DurableCallback) -> Checkpoint | None:
+        """Connect, end the connections of earlier writers, and claim the stored position.
+
+        Raises:
+            SinkUnavailable: it cannot be reached or refuses for now; it is tried again.
+            SinkConflict: another process has taken this source's position over since.
+            SinkError: it can never work like this; nothing was changed.
+        """
+        await self.close()
+        self._source, self._writer, self._durable = source, writer, durable
+        connection = await connect(self._config, self.name)
+        try:
+            checkpoint = await self._take_over(connection.protocol)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return checkpoint
+
+    async def apply(self, run: Sequence[Transaction]) -> None:
+        """Send a run, folded, and come back when the next one may be handed over.
+
+        Raises:
+            SinkUnavailable: the connection was lost or Redis refused for now.
+            SinkError: Redis refused for good.
+        """
+        protocol = self._protocol()
+        for transactions, operations in self._fold(run):
+            last = transactions[-1]
+            if operations.spilled:
+                await self._apply_spilled(protocol, last)
+                continue
+            if operations.clears():
+                await protocol.turn()
+                await protocol.drained()
+                for prefix in operations.clears():
+                    await self._clear(protocol, prefix)
+            await self._execute(
+                protocol, operations.writes(), operations.size_bytes, last, len(transactions)
+            )
+        await protocol.turn()
+        await protocol.room(0, self._config.window_bytes_max)
+
+    async def watch(self) -> None:
+        """Wait until the connection fails, and raise why; a silent death is found by ``PING``."""
+        protocol = self._protocol()
+        while True:
+            try:
+                async with asyncio.timeout(self._config.reply_timeout_s / 2):
+                    raise await protocol.failed()
+            except TimeoutError:
+                if protocol.idle:
+                    # Its answer, or the lack of one in time, is the protocol's to judge.
+                    _forget_result(protocol.ask("PING"))
+
+    async def close(self) -> None:
+        """Wait for what is under way while Redis answers, then let go. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            await connection.protocol.turn()
+            await connection.protocol.drained()
+        except SinkError:
+            logger.debug("sink %s: closing a connection that had failed", self.name)
+        finally:
+            connection.close()
+
+    def _protocol(self) -> RedisProtocol:
+        if self._connection is None:
+            raise SinkUnavailable(f"Redis at {self.address} is not connected", sink=self.name)
+        return self._connection.protocol
+
+    # Opening.
+
+    async def _take_over(self, protocol: RedisProtocol) -> Checkpoint | None:
+        key = position_key(self._source)
+        # Before anything is done to another writer: if it has taken over, it stays.
+        self._refuse_conflict(self._decode(await read_bytes(protocol, key)))
+        if await end_earlier_writers(protocol, self._source):
+            stored = await read_bytes(protocol, key)
+        else:
+            self._warn_of_leftovers()
+            stored = await read_when_still(protocol, key)
+        checkpoint = self._decode(stored)
+        self._refuse_conflict(checkpoint)
+        for piece in encode_forget(self._damaged):
+            await protocol.call(piece)
+        self._damaged.clear()
+        if checkpoint is None:
+            return None
+        claimed = Checkpoint(
+            checkpoint.source, checkpoint.position, checkpoint.version, self._writer
+        )
+        await protocol.ask("SET", key, claimed.encode())
+        self._claimed = checkpoint.version
+        return checkpoint
+
+    def _decode(self, stored: bytes | None) -> Checkpoint | None:
+        if stored is None:
+            return None
+        key = position_key(self._source)
+        try:
+            checkpoint = Checkpoint.decode(stored)
+        except ValueError as error:
+            raise SinkError(
+                f"the position in Redis at {self.address} ({key}) cannot be read ({error}): delete "
+                "that key to start anew",
+                sink=self.name,
+            ) from None
+        if checkpoint.source != self._source:
+            raise SinkError(
+                f"the position in Redis at {self.address} ({key}) belongs to the source "
+                f"{checkpoint.source!r}: delete that key to start anew",
+                sink=self.name,
+            )
+        return checkpoint
+
+    def _refuse_conflict(self, checkpoint: Checkpoint | None) -> None:
+        """Raise when another writer went on from where this one stood.
+
+        A foreign checkpoint below our own is no conflict: Redis came back with older data.
+        """
+        if (
+            checkpoint is not None
+            and self._claimed is not None
+            and checkpoint.writer != self._writer
+            and checkpoint.version >= self._claimed
+        ):
+            raise SinkConflict(
+                f"another lanecache process has taken over the source {self._source!r} in Redis at "
+                f"{self.address}: stop one of the two, or give them different source names",
+                sink=self.name,
+            )
+
+    def _warn_of_leftovers(self) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "sink %s: Redis at %s does not let lanecache end the connections of an earlier writer; "
+            "waiting at each start until the position stands still for %g s instead. To be safe "
+            "whatever happens, grant ACL SETUSER <user> %s",
+            self.name,
+            self.address,
+            STILL_S,
+            COMMANDS_NEEDED,
+        )
+
+    # Applying.
+
+    def _fold(
+        self, run: Sequence[Transaction]
+    ) -> Iterator[tuple[Sequence[Transaction], Operations]]:
+        """Cut a run into steps: folded plain transactions, or one with clears or spilled."""
+        size_max = self._config.batch_bytes_max
+        first = 0
+        size = 0
+        for index, transaction in enumerate(run):
+            operations = transaction.operations
+            apart = operations.spilled or bool(operations.clears())
+            if index > first and (apart or size + operations.size_bytes > size_max):
+                yield _folded(run[first:index])
+                first, size = index, 0
+            if apart:
+                yield (transaction,), operations
+                first = index + 1
+            else:
+                size += operations.size_bytes
+        if first < len(run):
+            yield _folded(run[first:])
+
+    async def _execute(
+        self,
+        protocol: RedisProtocol,
+        writes: Iterable[Set | Delete],
+        size_bytes: int,
+        last: Transaction,
+        count: int,
+    ) -> None:
+        """Send one ``MULTI … EXEC``; with a ``count``, it moves the position to ``last``."""
+        await protocol.turn()
+        await protocol.room(size_bytes, self._config.window_bytes_max)
+        checkpoint = None
+        if count:
+            stored = Checkpoint(last.source, last.position, last.version, self._writer)
+            checkpoint = (position_key(self._source), stored.encode())
+        if not isinstance(writes, Sequence):
+            writes = list(writes)
+
+        def done(errors: list[str]) -> None:
+            if errors:
+                self._give_up(protocol, writes, errors)
+                return
+            if count:
+                self._claimed = last.version
+                self._durable(count)
+
+        pieces = encode_writes(writes, checkpoint=checkpoint, oversized=self._oversized)
+        batch = protocol.begin(done)
+        try:
+            piece = next(pieces)
+            for following in pieces:
+                protocol.send(batch, piece, last=False)
+                await protocol.writable()
+                piece = following
+            protocol.send(batch, piece, last=True)
+        except BaseException:
+            # Half a batch is discarded by Redis with its connection, which is of no more use.
+            protocol.fail(SinkUnavailable("a transaction was cut short", sink=self.name))
+            raise
+
+    def _give_up(
+        self, protocol: RedisProtocol, writes: Iterable[Set | Delete], errors: list[str]
+    ) -> None:
+        """Handle commands that failed inside an ``EXEC``, which moved the position nevertheless."""
+        self._damaged.update(dict.fromkeys(write.key for write in writes))
+        logger.error(
+            "sink %s: Redis at %s executed a transaction but refused %d of its commands (%s); its "
+            "keys are forgotten",
+            self.name,
+            self.address,
+            len(errors),
+            errors[0],
+        )
+        protocol.fail(error_of_reply(errors[0], self.address, self.name))
+
+    def _oversized(self, key: str) -> None:
+        logger.warning(
+            "sink %s: the value of %s is longer than Redis takes (512 MB); the key is forgotten",
+            self.name,
+            key,
+        )
+
+    async def _clear(self, protocol: RedisProtocol, prefix: str) -> None:
+        """Unlink every key that begins with ``prefix``, positions excepted; nothing is under way.
+
+        ``SCAN`` gives every key that is there from its begin to its end (redis.io/commands/scan).
+        """
+        pattern = escape_glob(prefix)
+        cursor: bytes = b"0"
+        while True:
+            answer: Any = (
+                await protocol.ask("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+            )[0]
+            cursor, keys = answer
+            doomed = [key for key in keys if not key.startswith(_POSITION_PREFIX_BYTES)]
+            for piece in encode_forget(doomed):
+                await protocol.call(piece)
+            if cursor == b"0":
+                return
+
+    async def _apply_spilled(self, protocol: RedisProtocol, transaction: Transaction) -> None:
+        operations = transaction.operations
+        await protocol.turn()
+        await protocol.drained()
+        for prefix in operations.clears():
+            await self._clear(protocol, prefix)
+        for piece in encode_forget(write.key for write in operations.writes()):
+            await protocol.room(len(piece.data), self._config.window_bytes_max)
+            self._checked(protocol, piece)
+            await protocol.writable()
+        await protocol.drained()
+        part: list[Set] = []
+        size = 0
+        for write in operations.writes():
+            if isinstance(write, Delete):
+                continue
+            cost = operation_size_bytes(write)
+            if part and size + cost > self._config.batch_bytes_max:
+                await self._execute(protocol, part, size, transaction, 0)
+                part, size = [], 0
+            part.append(write)
+            size += cost
+        await self._execute(protocol, part, size, transaction, 1)
+
+    def _checked(self, protocol: RedisProtocol, piece: Piece) -> None:
+        """Call, and give the connection up on an error reply: nobody awaits the future."""
+        reply = protocol.call(piece)
+
+        def check(done: asyncio.Future[list[Any]]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, SinkError):
+                protocol.fail(error)
+
+        reply.add_done_callback(check)
+
+
+def _folded(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]:
+    if len(run) == 1:
+        return run, run[0].operations
+    folded = OperationSet()
+    for transaction in run:
+        operations = transaction.operations
+        if isinstance(operations, OperationSet):
+            folded.extend(operations)
+        else:
+            for write in operations.writes():
+                folded.add(write)
+    return run, folded
+
+
+def _forget_result(reply: asyncio.Future[list[Any]]) -> None:
+    """Keep asyncio from complaining of an error that the protocol has kept for its next caller."""
+    reply.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+
+def _no_callback(count: int, /) -> None:
+    raise AssertionError("durable before open")

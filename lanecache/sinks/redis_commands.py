@@ -1,0 +1,153 @@
+"""Bytes that go to Redis: operations packed into few commands. A core: no connection, no clock.
+
+Plain values go out as one ``MSET`` per piece and forgotten keys as one ``UNLINK``, which costs one
+reply for hundreds of keys; only a value with a TTL (``SET … PX``) or a hash needs its own command.
+The keys of one batch are distinct, so the order of the commands inside ``EXEC`` means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, cast
+from urllib.parse import quote
+
+import hiredis
+
+from lanecache.operation import Delete, Set
+
+# The package's own stub (3.5) declares its argument as a tuple of exactly one element.
+pack_command = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)
+
+MULTI = b"*1\r\n$5\r\nMULTI\r\n"
+EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+
+POSITION_PREFIX = "lanecache:position:"
+"""Where positions live, one key a source. A ``Clear`` leaves these keys alone."""
+
+# Redis closes the connection on a longer argument (``proto-max-bulk-len``, 512 MB by default), so
+# sending one would fail again and again; such a key is forgotten instead (law 1).
+VALUE_BYTES_MAX = 512 * 1024 * 1024
+
+PIECE_BYTES_MAX = 256 * 1024
+PIECE_KEYS_MAX = 2048
+
+# ``SET`` refuses a PX that is not positive or overflows; a hundred years is for ever in a cache.
+TTL_MS_MIN = 1
+TTL_MS_MAX = 100 * 365 * 86_400 * 1000
+
+
+class Piece(NamedTuple):
+    """Packed commands that are sent in one go: their bytes, and how many replies they bring."""
+
+    data: bytes
+    commands: int
+
+
+def position_key(source: str) -> str:
+    """Name the key that holds the checkpoint of ``source``."""
+    return POSITION_PREFIX + source
+
+
+def writer_name(source: str) -> str:
+    """Name the connection that writes for ``source``, as ``CLIENT LIST`` shows it.
+
+    Redis allows only the characters from ``!`` to ``~`` in a name; others are percent-encoded.
+    """
+    return "lanecache:" + quote(source, safe=":/@,;=+!$&'()*[]?#")
+
+
+def escape_glob(prefix: str) -> str:
+    """Give the ``MATCH`` pattern for every key that begins with ``prefix``, taken literally."""
+    return "".join("\\" + char if char in "*?[\\" else char for char in prefix) + "*"
+
+
+def encode_writes(
+    writes: Iterable[Set | Delete],
+    *,
+    checkpoint: tuple[str, bytes] | None = None,
+    oversized: Callable[[str], None],
+) -> Iterator[Piece]:
+    """Pack writes to distinct keys, in pieces of about ``PIECE_BYTES_MAX``.
+
+    The checkpoint (key and value), when there is one, is set by the last command of all: whatever a
+    lane wrote, the position is right. ``oversized`` is told each key whose value Redis would refuse
+    for its length; that key is forgotten instead.
+    """
+    stored: list[str | bytes] = ["MSET"]
+    forgotten: list[str | bytes] = ["UNLINK"]
+    packed: list[bytes] = []
+    size = 0
+    for write in writes:
+        if isinstance(write, Delete):
+            forgotten.append(write.key)
+        elif isinstance(write.value, bytes) and write.ttl_s is None:
+            if len(write.value) > VALUE_BYTES_MAX:
+                oversized(write.key)
+                forgotten.append(write.key)
+            else:
+                stored.append(write.key)
+                stored.append(write.value)
+                size += len(write.value)
+        else:
+            own = _pack_own(write, oversized)
+            packed += own
+            size += sum(map(len, own))
+        size += len(write.key)
+        if size >= PIECE_BYTES_MAX or len(stored) + len(forgotten) >= PIECE_KEYS_MAX:
+            yield _piece(stored, forgotten, packed)
+            stored, forgotten, packed, size = ["MSET"], ["UNLINK"], [], 0
+    if checkpoint is not None:
+        tail = pack_command(("SET", *checkpoint))
+        piece = _piece(stored, forgotten, packed)
+        yield Piece(piece.data + tail, piece.commands + 1)
+    elif len(stored) > 1 or len(forgotten) > 1 or packed:
+        yield _piece(stored, forgotten, packed)
+
+
+def encode_forget(keys: Iterable[str | bytes]) -> Iterator[Piece]:
+    """Pack one ``UNLINK`` per piece over all ``keys``."""
+    forgotten: list[str | bytes] = ["UNLINK"]
+    size = 0
+    for key in keys:
+        forgotten.append(key)
+        size += len(key)
+        if size >= PIECE_BYTES_MAX or len(forgotten) >= PIECE_KEYS_MAX:
+            yield Piece(pack_command(tuple(forgotten)), 1)
+            forgotten, size = ["UNLINK"], 0
+    if len(forgotten) > 1:
+        yield Piece(pack_command(tuple(forgotten)), 1)
+
+
+def _piece(stored: list[str | bytes], forgotten: list[str | bytes], packed: list[bytes]) -> Piece:
+    commands = len(packed)
+    if len(stored) > 1:
+        packed.append(pack_command(tuple(stored)))
+        commands += 1
+    if len(forgotten) > 1:
+        packed.append(pack_command(tuple(forgotten)))
+        commands += 1
+    return Piece(b"".join(packed), commands)
+
+
+def _pack_own(write: Set, oversized: Callable[[str], None]) -> list[bytes]:
+    """Pack a ``Set`` that shares no command: one with a TTL, or a hash."""
+    key, value, ttl_ms = write.key, write.value, None
+    if write.ttl_s is not None:
+        ttl_ms = min(max(round(write.ttl_s * 1000), TTL_MS_MIN), TTL_MS_MAX)
+    if isinstance(value, bytes):
+        if len(value) > VALUE_BYTES_MAX:
+            oversized(key)
+            return [pack_command(("UNLINK", key))]
+        if ttl_ms is None:
+            return [pack_command(("SET", key, value))]
+        return [pack_command(("SET", key, value, "PX", ttl_ms))]
+    commands = [pack_command(("UNLINK", key))]
+    if any(len(part) > VALUE_BYTES_MAX for part in value.values()):
+        oversized(key)
+        return commands
+    if value:
+        fields = [part for item in value.items() for part in item]
+        commands.append(pack_command(("HSET", key, *fields)))
+        if ttl_ms is not None:
+            commands.append(pack_command(("PEXPIRE", key, ttl_ms)))
+    return commands

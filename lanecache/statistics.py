@@ -1,0 +1,145 @@
+"""What a running service knows about itself: frozen snapshots, and whether it makes progress.
+
+Nothing here reads a clock: who fills in a snapshot says how old things are. Ages (``*_s``) come
+from a monotonic clock, so that a step of the wall clock does not make a healthy service look stuck
+(``lag_s`` compares two wall clocks: it is shown, and decides nothing); instants (``*_at``) are
+seconds since 1970 and only shown.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+# How long something accepted may wait to become durable before the service is no longer ready.
+UNDURABLE_MAX_S = 30.0
+
+
+class LinkState(enum.StrEnum):
+    """Where the connection to the source or to a sink stands."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    WAITING = "waiting"  # lost or refused; the next try comes after a pause
+    STOPPED = "stopped"  # it ended and is not tried again
+
+
+class SourceStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The source as it stands; counts run from the start of the process and never fall."""
+
+    state: LinkState = LinkState.CONNECTING
+    flavor: str = ""  # mysql or mariadb; empty before the first connection
+    server_version: str = ""
+    position: str = ""  # after the last transaction read
+    events: int = 0
+    rows: int = 0  # row changes of mapped tables
+    transactions: int = 0
+    skipped: int = 0  # events that no lane wanted
+    bytes: int = 0  # of the binlog, as received
+    lag_s: float | None = None  # the last event's age by its own timestamp; None before the first
+    last_event_at: float | None = None  # when the last event was received
+    silent_s: float | None = None  # since anything was heard, heartbeats too; None: never yet
+    reconnects: int = 0
+    last_error: str = ""
+
+
+class SinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A sink as it stands; counts run from the start of the process and never fall."""
+
+    state: LinkState = LinkState.CONNECTING
+    transactions: int = 0  # durable in the target
+    operations: int = 0
+    bytes: int = 0  # sent
+    queue_bytes: int = 0
+    queue_bytes_max: int = 0
+    position: str = ""  # durable in the target
+    durable_at: float | None = None  # when something last became durable
+    waiting_s: float = 0.0  # how long the oldest accepted transaction has waited to become durable
+    last_error: str = ""
+
+
+class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A lane as it stands: how often it could only invalidate, by reason."""
+
+    table: str
+    key: str
+    invalidations: Mapping[str, int] = {}
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole service at one moment. ``not_ready_because`` is empty exactly when ``ready``."""
+
+    source: SourceStatistics
+    sinks: Mapping[str, SinkStatistics]
+    lanes: Sequence[LaneStatistics] = ()
+    started_at: float = 0.0
+    ready: bool = False
+    not_ready_because: str = ""
+
+
+def not_ready_because(
+    source: SourceStatistics,
+    sinks: Mapping[str, SinkStatistics],
+    *,
+    silent_max_s: float,
+    undurable_max_s: float = UNDURABLE_MAX_S,
+) -> str:
+    """Say in one sentence why there is no progress from end to end; give ``""`` when there is.
+
+    Ready means (law 9): the source is connected and was heard, by an event or a heartbeat, within
+    ``silent_max_s``; every sink is connected; and no transaction that was accepted has waited
+    longer than ``undurable_max_s`` to become durable. A service that only holds its connections
+    open is therefore not ready.
+    """
+    if source.state is not LinkState.CONNECTED:
+        return f"the source is {_state_text(source.state)}{_because(source.last_error)}"
+    if source.silent_s is None:
+        return "the source is connected, but nothing was heard from it yet"
+    if source.silent_s > silent_max_s:
+        return (
+            f"nothing was heard from the source for {source.silent_s:.1f} s "
+            f"(at most {silent_max_s:g} s is healthy)"
+        )
+    for name, sink in sinks.items():
+        if sink.state is not LinkState.CONNECTED:
+            return f"sink {name} is {_state_text(sink.state)}{_because(sink.last_error)}"
+    for name, sink in sinks.items():
+        if sink.waiting_s > undurable_max_s:
+            return (
+                f"sink {name} has held a transaction for {sink.waiting_s:.1f} s without making it "
+                f"durable (at most {undurable_max_s:g} s is healthy)"
+            )
+    return ""
+
+
+def take_statistics(
+    source: SourceStatistics,
+    sinks: Mapping[str, SinkStatistics],
+    lanes: Sequence[LaneStatistics],
+    *,
+    started_at: float,
+    silent_max_s: float,
+    undurable_max_s: float = UNDURABLE_MAX_S,
+) -> Statistics:
+    """Put the parts together and decide whether the service is ready (``not_ready_because``)."""
+    reason = not_ready_because(
+        source, sinks, silent_max_s=silent_max_s, undurable_max_s=undurable_max_s
+    )
+    return Statistics(
+        source=source,
+        sinks=sinks,
+        lanes=lanes,
+        started_at=started_at,
+        ready=not reason,
+        not_ready_because=reason,
+    )
+
+
+def _state_text(state: LinkState) -> str:
+    return "waiting to try again" if state is LinkState.WAITING else str(state)
+
+
+def _because(error: str) -> str:
+    return f": {error}" if error else ""

@@ -1,0 +1,1 @@
+"""For tests: private servers as pytest fixtures (``plugin``), and faults on a wire (``proxy``)."""
