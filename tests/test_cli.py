@@ -519,6 +519,44 @@ def test_tail_ends_with_0_when_the_reader_of_the_pipe_is_gone(config: str, tmp_p
         assert process.stderr.read() == b""
 
 
+# demo
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float | None, bool]]:
+    """Stand in for ``lanecache.demo``: without an end given, it asks itself to stop."""
+    calls: list[tuple[float | None, bool]] = []
+
+    async def run_demo(seconds: float | None = None, redis: bool = False) -> int:
+        calls.append((seconds, redis))
+        if seconds is None:
+            await signalling(signal.SIGINT)()
+        if seconds == 13:
+            raise LanecacheError("the cache is not equal to the database")
+        return 0
+
+    module = types.ModuleType("lanecache.demo")
+    module.run_demo = run_demo  # type: ignore[attr-defined]
+    monkeypatch.setattr(lanecache, "demo", module, raising=False)
+    monkeypatch.setitem(sys.modules, "lanecache.demo", module)
+    return calls
+
+
+def test_the_demo_takes_its_time_and_its_cache(shown: list[tuple[float | None, bool]]) -> None:
+    assert main(["demo", "--seconds", "2.5", "--redis"]) == 0
+    assert main(["demo", "--seconds", "1"]) == 0
+    assert shown == [(2.5, True), (1.0, False)]
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_signal_ends_the_demo_with_0_and_a_failure_with_3(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["demo"]) == 0
+    assert main(["demo", "--seconds", "13"]) == 3
+    assert error_lines(capsys) == ["lanecache: the cache is not equal to the database"]
+
+
 # failures
 
 

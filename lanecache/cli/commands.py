@@ -137,12 +137,13 @@ def tail(config: str, limit: int | None, log_level: str, log_format: str) -> int
 
 @cli.command()
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
-@click.option("--redis", metavar="URL", help="Use this Redis in place of a private one.")
+@click.option("--redis", is_flag=True, help="The cache is a private Redis, not in this process.")
 @_log_options("warning")
-def demo(seconds: float | None, redis: str | None, log_level: str, log_format: str) -> int:
-    """Show it at work: a private shop database under live writes, and a cache that follows.
+def demo(seconds: float | None, redis: bool, log_level: str, log_format: str) -> int:
+    """Show it at work: a private MariaDB under live writes, and a cache that follows.
 
-    Goes on until SIGINT (Ctrl-C), and leaves nothing behind.
+    Goes on until SIGINT (Ctrl-C) or SIGTERM, compares the cache with the database, and leaves
+    nothing behind.
     """
     _configure_logging(log_format, log_level)
     _run(functools.partial(_demo, seconds, redis))
@@ -155,7 +156,7 @@ async def _tail(config: Config, limit: int | None) -> None:
     await _until_stopped(functools.partial(service.tail, config, _print_line, limit))
 
 
-async def _demo(seconds: float | None, redis: str | None) -> None:
+async def _demo(seconds: float | None, redis: bool) -> None:
     from lanecache.demo import run_demo
 
     await _until_stopped(functools.partial(run_demo, seconds=seconds, redis=redis))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -125,20 +124,18 @@ class Shop:
         self._revisions = dict.fromkeys(range(1, len(PRODUCTS) + 1), 0)
         self._orders: list[tuple[int, int]] = []  # id and product of those not yet archived
 
-    async def writes(self) -> AsyncIterator[Write]:
-        """Do one transaction after another, for ever; each is given when it has ended."""
-        while True:
-            kind = self._chance.random()
-            if len(self._orders) > ORDERS_MAX:
-                yield await self._archive()
-            elif kind < 0.62 or not self._orders:
-                yield await self._sell(roll_back=False)
-            elif kind < 0.68:
-                yield await self._sell(roll_back=True)
-            elif kind < 0.94:
-                yield await self._move_on()
-            else:
-                yield await self._change_price()
+    async def write(self) -> Write:
+        """Do one transaction, to its end."""
+        if len(self._orders) > ORDERS_MAX:
+            return await self._archive()
+        kind = self._chance.random()
+        if kind < 0.62 or not self._orders:
+            return await self._sell(roll_back=False)
+        if kind < 0.68:
+            return await self._sell(roll_back=True)
+        if kind < 0.94:
+            return await self._move_on()
+        return await self._change_price()
 
     async def _sell(self, *, roll_back: bool) -> Write:
         product, customer = self._any_product(), self._chance.randint(1, len(CUSTOMERS))

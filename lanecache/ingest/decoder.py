@@ -153,16 +153,18 @@ class Decoder:
             timestamp, kind, server_id, size, next_position, flags = unpack(data, start)
             counts.events += 1
             stop = end
-            if self._checksummed and kind != b.FORMAT_DESCRIPTION:
-                stop = end - b.CHECKSUM_BYTES
-                if zlib.crc32(memoryview(data)[start:stop]) != int.from_bytes(
-                    data[stop:end], "little"
-                ):
-                    raise BinlogError(
-                        f"the checksum of the event at {self.where} does not match its bytes",
-                        file=self._file,
-                        offset=self._offset,
-                    )
+            if kind != b.FORMAT_DESCRIPTION:
+                if self._checksummed:
+                    stop = end - b.CHECKSUM_BYTES
+                    if not _checksum_matches(data, start, stop):
+                        raise BinlogError(
+                            f"the checksum of the event at {self.where} does not match its bytes",
+                            file=self._file,
+                            offset=self._offset,
+                        )
+                elif not self._described and _checksum_matches(data, start, end - 4):
+                    # The ROTATE that opens a dump comes before the event that says so.
+                    stop = end - b.CHECKSUM_BYTES
             if not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
                 # A dump that begins in mid-file opens with the file's description, at no position.
                 if next_position or kind != b.FORMAT_DESCRIPTION:
@@ -229,6 +231,7 @@ class Decoder:
         description = b.parse_format_description(body)
         self._mariadb = description.mariadb
         self._checksummed = description.checksummed
+        self._described = True
         self.server_version = description.server_version
         if not artificial:
             # A server starts a new file with it, also after a crash in mid-transaction.
@@ -403,6 +406,11 @@ class Decoder:
                         reason=f"the effect of a statement is not known: {text}",
                     )
                 )
+
+
+def _checksum_matches(data: bytes, start: int, stop: int) -> bool:
+    stored = int.from_bytes(data[stop : stop + b.CHECKSUM_BYTES], "little")
+    return zlib.crc32(memoryview(data)[start:stop]) == stored
 
 
 _XA = frozenset(

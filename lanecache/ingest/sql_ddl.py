@@ -84,16 +84,37 @@ def _object(cursor: Cursor) -> str:
 
 
 def create(cursor: Cursor) -> Statement:
+    replaces = cursor.word() == "OR"
     word = _object(cursor)
     if word == "TEMPORARY":
         return HARMLESS if cursor.word() in ("TABLE", "SEQUENCE") else UNKNOWN
     if word == "TABLE":
-        cursor.accept("IF", "NOT", "EXISTS")
-        return _tables_of(cursor.table())
+        if_missing = cursor.accept("IF", "NOT", "EXISTS") and not replaces
+        table = cursor.table()
+        if if_missing and not _may_fill(cursor):
+            # Applications do this at every start. A table that is there stays as it is, and one
+            # that is not was cleared when it went.
+            return HARMLESS
+        return _tables_of(table)
     if word in ("DATABASE", "SCHEMA"):
         cursor.accept("IF", "NOT", "EXISTS")
         return Statement(StatementKind.SCHEMA_DDL, schema=cursor.identifier())
     return HARMLESS if word in _HARMLESS_OBJECTS else UNKNOWN
+
+
+def _may_fill(cursor: Cursor) -> bool:
+    """Tell whether CREATE TABLE may fill the table, by a query of any form."""
+    depth, before = 0, ""
+    while not cursor.at_end():
+        word = cursor.word()
+        depth += (word == "(") - (word == ")")
+        if word in ("SELECT", "TABLE", "WITH"):
+            return True
+        if word == "VALUES" and (depth == 0 or before == "("):
+            return True
+        before = word
+        cursor.index += 1
+    return False
 
 
 def drop(cursor: Cursor) -> Statement:
