@@ -93,8 +93,14 @@ def not_ready_because(
     longer than ``undurable_max_s`` to become durable. A service that only holds its connections
     open is therefore not ready.
     """
-    if source.state is not LinkState.CONNECTED:
-        return f"the source is {_state_text(source.state)}{_because(source.last_error)}"
+    links: dict[str, SourceStatistics | SinkStatistics] = {"the source": source}
+    links.update((f"sink {name}", sink) for name, sink in sinks.items())
+    down = [name for name, link in links.items() if link.state is not LinkState.CONNECTED]
+    if down:
+        # One that failed says more than one that is still connecting: at the start the source
+        # waits for every sink's position.
+        name = min(down, key=lambda name: links[name].state is LinkState.CONNECTING)
+        return f"{name} is {_state_text(links[name].state)}{_because(links[name].last_error)}"
     if source.silent_s is None:
         return "the source is connected, but nothing was heard from it yet"
     if source.silent_s > silent_max_s:
@@ -102,9 +108,6 @@ def not_ready_because(
             f"nothing was heard from the source for {source.silent_s:.1f} s "
             f"(at most {silent_max_s:g} s is healthy)"
         )
-    for name, sink in sinks.items():
-        if sink.state is not LinkState.CONNECTED:
-            return f"sink {name} is {_state_text(sink.state)}{_because(sink.last_error)}"
     for name, sink in sinks.items():
         if sink.waiting_s > undurable_max_s:
             return (

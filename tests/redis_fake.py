@@ -19,7 +19,8 @@ class FakeRedis:
     """Speak enough of the protocol for a sink, on a free port of loopback.
 
     ``answer`` sees every command first. ``commands`` is everything that arrived, on all
-    connections, in order.
+    connections, in order. With ``hold_exec`` set, it seems to be long at the next ``EXEC``: nothing
+    is answered from then on, until ``release`` says what became of that one.
     """
 
     def __init__(self, answer: Answer = lambda command: None, *, version: str = "7.0.0") -> None:
@@ -29,6 +30,8 @@ class FakeRedis:
         self.strings: dict[bytes, bytes] = {}
         self.connections_total = 0
         self.url = ""
+        self.hold_exec = False
+        self._held: bytearray | None = None
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._waiters: list[asyncio.Future[None]] = []
@@ -54,6 +57,12 @@ class FakeRedis:
         for writer in self._writers:
             writer.write(data)
 
+    def release(self, answer: bytes) -> None:
+        """Answer the ``EXEC`` that was held, without any effect, and everything after it."""
+        assert self._held is not None
+        data, self._held, self.hold_exec = answer + self._held, None, False
+        self.say(data)
+
     async def wait_for(self, name: str, count: int = 1) -> None:
         """Wait until a command has come so often."""
         async with asyncio.timeout(20):
@@ -72,10 +81,16 @@ class FakeRedis:
                 parser.feed(data)
                 while (command := parser.gets()) is not False:
                     self.commands.append(command)
+                    if self.hold_exec and self._held is None and command[0] == b"EXEC":
+                        self._held = bytearray()
+                        continue
                     answer = self.answer(command)
                     if answer is None:
                         answer, queued = self._default(command, queued)
-                    writer.write(answer)
+                    if self._held is None:
+                        writer.write(answer)
+                    else:
+                        self._held += answer
                 for waiter in self._waiters:
                     if not waiter.done():
                         waiter.set_result(None)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import hiredis
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hiredis import pack_command
 from redis_fake import Command, FakeRedis, bulk
 from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
@@ -33,8 +33,8 @@ from lanecache.sinks.redis_commands import (
     position_key,
     writer_name,
 )
-from lanecache.sinks.redis_replies import error_of_reply
-from lanecache.testing.proxy import FaultProxy
+from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
+from lanecache.testing.proxy import Direction, FaultProxy
 
 POSITION_KEY = position_key(SOURCE)
 
@@ -94,8 +94,6 @@ class TestRedisSinkByUnixSocket(SinkContract):
 
 
 def commands_of(pieces: Any) -> list[Command]:
-    import hiredis
-
     reader = hiredis.Reader()
     commands: list[Command] = []
     for piece in pieces:
@@ -219,12 +217,8 @@ async def test_batches_hold_whole_transactions_up_to_their_limit() -> None:
 
 
 async def test_an_exec_waits_for_the_answer_to_the_one_before() -> None:
-    held = True
-
-    def answer(command: Command) -> bytes | None:
-        return b"" if held and command[0] == b"EXEC" else None
-
-    async with FakeRedis(answer) as server:
+    async with FakeRedis() as server:
+        server.hold_exec = True
         durable = Durable()
         sink = await opened(server.url, durable)
         await sink.apply([transaction(1, Set("a", b"1"))])
@@ -236,8 +230,7 @@ async def test_an_exec_waits_for_the_answer_to_the_one_before() -> None:
             # … but nothing of it can take effect, whatever becomes of the first.
             assert server.names().count("EXEC") == 1
             assert durable.count == 0
-            held = False
-            server.say(b"*2\r\n+OK\r\n+OK\r\n")
+            server.release(b"*2\r\n+OK\r\n+OK\r\n")
         await durable.wait(2)
         await sink.close()
         assert server.names().count("EXEC") == 2
@@ -254,12 +247,8 @@ async def test_an_exec_waits_for_the_answer_to_the_one_before() -> None:
     ],
 )
 async def test_nothing_is_executed_behind_a_refused_exec(refusal: bytes) -> None:
-    held = True
-
-    def answer(command: Command) -> bytes | None:
-        return b"" if held and command[0] == b"EXEC" else None
-
-    async with FakeRedis(answer) as server:
+    async with FakeRedis() as server:
+        server.hold_exec = True
         durable = Durable()
         sink = await opened(server.url, durable)
         await sink.apply([transaction(1, Set("a", b"1"))])
@@ -267,8 +256,7 @@ async def test_nothing_is_executed_behind_a_refused_exec(refusal: bytes) -> None
             async with asyncio.timeout(20):
                 applying = asyncio.create_task(sink.apply([transaction(2, Set("a", b"2"))]))
                 await server.wait_for("MSET", 2)
-                held = False  # a second EXEC would be executed
-                server.say(refusal)
+                server.release(refusal)  # a second EXEC would be executed
                 await applying
         await sink.close()
         assert server.names().count("EXEC") == 1
@@ -361,8 +349,6 @@ async def test_a_spilled_transaction_that_is_cut_off_shows_no_mix_and_leaves_the
     old = transaction(1, *(Set(key, b"o" * 1000) for key in keys))
     new = transaction(2, *(Set(key, b"n" * 1000) for key in keys), spilled=True)
     async with FaultProxy(redis_server.host, redis_server.port) as proxy:
-        from lanecache.testing.proxy import Direction
-
         durable = Durable()
         limits = {"batch_bytes_max": 30_000, "window_bytes_max": 60_000}
         sink = await opened(f"redis://{proxy.host}:{proxy.port}", durable, **limits)
@@ -397,23 +383,22 @@ async def test_what_a_killed_writer_left_in_redis_is_not_applied_after_the_posit
     zombie = socket.create_connection((redis_server.host, redis_server.port))
     try:
         zombie.sendall(
-            pack_command(("SELECT", 2)) + pack_command(("CLIENT", "SETNAME", writer_name(SOURCE)))
+            hiredis.pack_command(("SELECT", 2)) + hiredis.pack_command(("CLIENT", "SETNAME", writer_name(SOURCE)))
         )
-        assert zombie.recv(100)
+        received = zombie.recv(100)
         # A bystander: the same source, but its own database.
         bystander = await opened(redis_server.url(3))
         # Writes wait in Redis as they would behind a slow command, and reads do not.
         await redis_server.execute("CLIENT", "PAUSE", 60_000, "WRITE")
         stale = Checkpoint(SOURCE, transaction(9).position, Version(9, 7), "zombie").encode()
         zombie.sendall(
-            pack_command(("MULTI",))
-            + pack_command(("SET", "a", "zombie"))
-            + pack_command(("SET", POSITION_KEY, stale))
-            + pack_command(("EXEC",))
+            hiredis.pack_command(("MULTI",))
+            + hiredis.pack_command(("SET", "a", "zombie"))
+            + hiredis.pack_command(("SET", POSITION_KEY, stale))
+            + hiredis.pack_command(("EXEC",))
         )
         zombie.settimeout(20)
-        received = b""
-        while received.count(b"QUEUED") < 2:  # its EXEC is in Redis now, and waits
+        while received.count(b"+OK") < 3:  # MULTI is answered, and the rest in Redis waits
             received += zombie.recv(100)
         second = sink_for(redis_server.url(2))
         opening = asyncio.create_task(second.open(SOURCE, "second", Durable()))
@@ -534,8 +519,6 @@ async def test_without_the_right_to_end_connections_the_position_has_to_stand_st
 
 @pytest.mark.servers
 async def test_the_rights_that_are_asked_for_are_enough(redis_server: Redis) -> None:
-    from lanecache.sinks.redis_replies import COMMANDS_NEEDED
-
     user = f"exact{time.time_ns()}"
     await redis_server.execute(
         "ACL", "SETUSER", user, "on", ">pw", "~*", "-@all", *COMMANDS_NEEDED.split()
@@ -924,9 +907,9 @@ async def test_tls_with_an_acl_user(new_server: Any, tmp_path: Path, unused_tcp_
     with pytest.raises(SinkError, match="certificate .* was not accepted.*ssl_ca_certs") as caught:
         await opened(base)
     assert not caught.value.retryable
-    with pytest.raises(SinkError, match="does not speak TLS") as caught:
-        await opened(f"rediss://{server.host}:{server.port}")
-    assert not caught.value.retryable
+    # A Redis that does not speak TLS waits for more of what it takes for a command.
+    with pytest.raises(SinkUnavailable, match="does it speak TLS on this port"):
+        await opened(f"rediss://{server.host}:{server.port}", connect_timeout_s=0.5)
 
     durable = Durable()
     sink = await opened(f"{base}?ssl_ca_certs={tmp_path / 'ca.pem'}", durable)

@@ -44,6 +44,13 @@ def test_a_link_that_is_not_connected_is_named_with_its_last_error(
     assert reason(main=SINK, second=sink) == f"sink second is {text}"
 
 
+def test_the_link_that_failed_is_named_before_one_that_waits_for_it() -> None:
+    source = msgspec.structs.replace(SOURCE, state=LinkState.CONNECTING)
+    sink = msgspec.structs.replace(SINK, state=LinkState.WAITING, last_error="refused")
+    assert reason(source, main=sink) == "sink main is waiting to try again: refused"
+    assert reason(source) == "the source is connecting"
+
+
 def test_a_source_that_was_never_heard_is_not_ready() -> None:
     assert "nothing was heard" in reason(msgspec.structs.replace(SOURCE, silent_s=None))
 

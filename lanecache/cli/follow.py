@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Below the 30 s that process supervisors commonly give before they kill.
 DRAIN_S = 20.0
+_IF_CUT_SHORT = "what the targets had not acknowledged is applied again at the next start"
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ async def follow(config: Config, *, once: bool, console: Console | None) -> None
     Raises:
         LanecacheError: what ended the run, perhaps within an exception group.
     """
-    async with stop_signals() as stopping:
+    async with stop_signals(_IF_CUT_SHORT) as stopping:
         service = await _start(config, once, stopping)
         if service is None:
             return

@@ -24,8 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def stop_signals() -> AsyncIterator[anyio.Event]:
+async def stop_signals(consequence: str = "") -> AsyncIterator[anyio.Event]:
     """Handle both signals for the time of the block; the event is set by the first one.
+
+    Args:
+        consequence: what it means that a stop is cut short, for the error's message.
 
     Raises:
         CutShort: (in an exception group) a second signal came; the block was cancelled. Should
@@ -33,13 +36,16 @@ async def stop_signals() -> AsyncIterator[anyio.Event]:
     """
     stopping = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_watch, stopping, name="stop signals")
+        await tasks.start(_watch, stopping, consequence, name="stop signals")
         yield stopping
         tasks.cancel_scope.cancel()
 
 
 async def _watch(
-    stopping: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    stopping: anyio.Event,
+    consequence: str,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
         task_status.started()
@@ -47,9 +53,7 @@ async def _watch(
             name = signal.Signals(number).name
             if stopping.is_set():
                 asyncio.get_running_loop().call_later(CUT_SHORT_S, os._exit, Exit.FAILED)
-                raise CutShort(
-                    f"cut short by a second signal ({name}): what the targets had not "
-                    "acknowledged is applied again at the next start"
-                )
+                message = f"cut short by a second signal ({name})"
+                raise CutShort(f"{message}: {consequence}" if consequence else message)
             logger.info("%s: stopping cleanly; a second signal cuts it short", name)
             stopping.set()

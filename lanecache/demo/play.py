@@ -113,9 +113,12 @@ async def run_demo(
         try:
             with screen.showing(scene), anyio.move_on_after(seconds):
                 await play.run()
-        finally:
+        except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True), anyio.fail_after(ARRIVAL_MAX_S):
                 await _audit(service, session, cache, screen, scene)
+            raise
+        with anyio.fail_after(ARRIVAL_MAX_S):
+            await _audit(service, session, cache, screen, scene)
     return 0
 
 
@@ -133,7 +136,7 @@ class Play:
 
     async def run(self) -> None:
         """Play until it is cancelled."""
-        async with anyio.create_task_group() as tasks, self._send, self._receive:
+        async with self._send, self._receive, anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, name="demo: customers")
             tasks.start_soon(self._watch, name="demo: arrivals")
             tasks.start_soon(self._draw, name="demo: screen")
@@ -168,7 +171,7 @@ class Play:
 
     async def _has(self, key: str, revision: int) -> bool:
         (value,) = await self._cache.get([key])
-        return value is not None and int(msgspec.json.decode(value)["revision"]) >= revision
+        return value is not None and int(msgspec.json.decode(value)["rev"]) >= revision
 
     async def _draw(self) -> None:
         while True:
@@ -195,5 +198,6 @@ async def _audit(
         found = None if value is None else msgspec.json.decode(value)
         if found != wanted.get(key):
             raise DemoFailed(f"{key} is {found} in the cache and {wanted.get(key)} in the database")
-    screen.say(scene.line(time.monotonic()))
+    if not screen.in_place:  # there it has just been shown
+        screen.say(scene.line(time.monotonic()))
     screen.say(f"Compared {len(keys)} keys with what SELECT gives: all are equal")

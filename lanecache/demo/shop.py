@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import random
+
     from lanecache.servers import DatabaseServer, Session
 
 PRODUCTS = (
@@ -38,7 +39,7 @@ TABLES = {
             name VARCHAR(40) NOT NULL,
             price DECIMAL(8,2) NOT NULL,
             stock INT NOT NULL,
-            revision INT NOT NULL DEFAULT 0
+            rev INT NOT NULL DEFAULT 0
         )""",
     "customer": """
         CREATE TABLE shop.customer (
@@ -50,10 +51,10 @@ TABLES = {
     "orders": """
         CREATE TABLE shop.orders (
             id BIGINT AUTO_INCREMENT PRIMARY KEY,
+            status ENUM('new','paid','shipped') NOT NULL DEFAULT 'new',
             customer_id INT NOT NULL,
             product_id INT NOT NULL,
             quantity INT NOT NULL,
-            status ENUM('new','paid','shipped') NOT NULL DEFAULT 'new',
             placed_at DATETIME(3) NOT NULL
         )""",
 }
@@ -61,14 +62,14 @@ KEYS = {"product": "product:", "customer": "customer:", "orders": "order:"}
 
 # Each row as its JSON value in the cache: numbers as they are, decimals and times as text.
 _ROWS = {
-    "product": "id, name, CAST(price AS CHAR), stock, revision",
+    "product": "id, name, CAST(price AS CHAR), stock, rev",
     "customer": "id, name, city, CAST(spent AS CHAR)",
-    "orders": "id, customer_id, product_id, quantity, status, CAST(placed_at AS CHAR)",
+    "orders": "id, status, customer_id, product_id, quantity, CAST(placed_at AS CHAR)",
 }
 _COLUMNS = {
-    "product": ("id", "name", "price", "stock", "revision"),
+    "product": ("id", "name", "price", "stock", "rev"),
     "customer": ("id", "name", "city", "spent"),
-    "orders": ("id", "customer_id", "product_id", "quantity", "status", "placed_at"),
+    "orders": ("id", "status", "customer_id", "product_id", "quantity", "placed_at"),
 }
 
 LANES = [{"table": f"shop.{table}", "key": f"{prefix}{{id}}"} for table, prefix in KEYS.items()]
@@ -146,7 +147,7 @@ class Shop:
         # Sold out: a new delivery comes in the same transaction.
         await session.execute(
             "UPDATE shop.product SET stock = IF(stock < %s, stock + %s, stock) - %s,"
-            " revision = revision + 1 WHERE id = %s",
+            " rev = rev + 1 WHERE id = %s",
             (quantity, STOCK, quantity, product),
         )
         await session.execute(
@@ -182,7 +183,7 @@ class Shop:
         percent = self._chance.choice((-5, 5, 10))
         await self._session.execute("BEGIN")
         await self._session.execute(
-            "UPDATE shop.product SET price = GREATEST(1, price * %s) WHERE id = %s",
+            "UPDATE shop.product SET price = GREATEST(1, ROUND(price * %s, 2)) WHERE id = %s",
             (Decimal(100 + percent) / 100, product),
         )
         text = f"{PRODUCTS[product - 1][0]} at {percent:+d} %"
@@ -198,7 +199,7 @@ class Shop:
 
     async def _commit(self, text: str, keys: tuple[str, ...], product: int) -> Write:
         await self._session.execute(
-            "UPDATE shop.product SET revision = revision + 1 WHERE id = %s", (product,)
+            "UPDATE shop.product SET rev = rev + 1 WHERE id = %s", (product,)
         )
         await self._session.execute("COMMIT")
         return Write(text, (*keys, f"product:{product}"), product, self._revised(product))

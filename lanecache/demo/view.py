@@ -16,8 +16,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-WRITES_SHOWN = 7
-KEYS_SHOWN = 11
+WRITES_SHOWN_MAX = 8
+KEYS_SHOWN_MAX = 14
+FIXED_LINES = 12  # headings, rules, totals, and the line that a terminal needs below
 RATE_WINDOW_S = 3.0
 LATENCIES_KEPT = 1000
 CHANGED_SHOWN_S = 1.0  # how long a changed field stays bright
@@ -62,7 +63,7 @@ class Scene:
     def __init__(self, database: str, cache: str) -> None:
         self.database = database
         self.cache = cache
-        self.writes: deque[ShownWrite] = deque(maxlen=WRITES_SHOWN)
+        self.writes: deque[ShownWrite] = deque(maxlen=WRITES_SHOWN_MAX)
         self.keys: dict[str, ShownKey] = {}
         self.keys_total = 0
         self.committed_total = 0
@@ -88,7 +89,7 @@ class Scene:
 
     def touch(self, key: str, now: float) -> None:
         """Show a key, in place of the one that has not changed for longest."""
-        if key not in self.keys and len(self.keys) >= KEYS_SHOWN:
+        if key not in self.keys and len(self.keys) >= KEYS_SHOWN_MAX:
             oldest = min(self.keys, key=lambda name: self.keys[name].seen_at)
             del self.keys[oldest]
         self.keys.setdefault(key, ShownKey(None, seen_at=now)).seen_at = now
@@ -108,52 +109,56 @@ class Scene:
 
     def line(self, now: float) -> str:
         """Give the whole in one plain line."""
+        return "; ".join(self._totals(now))
+
+    def render(self, now: float, height: int) -> Group:
+        """Give the screen, for a terminal of so many lines."""
+        room = max(height - FIXED_LINES, 2)
+        writes = min(WRITES_SHOWN_MAX, max(room // 3, 1))
+        keys = min(KEYS_SHOWN_MAX, room - writes)
+        return Group(
+            _heading("The database", "cyan", f"{self.database}, private: a small shop"),
+            self._writes_table(writes),
+            Text(""),
+            _heading("The cache", "magenta", f"{self.cache}, kept by lanecache from the binlog"),
+            self._keys_table(now, keys),
+            Text(""),
+            *(Text(part, style="bold", no_wrap=True) for part in self._totals(now)),
+            Text("Ctrl-C ends it and leaves nothing behind", style="dim", no_wrap=True),
+        )
+
+    def _totals(self, now: float) -> tuple[str, str]:
         return (
             f"{self.committed_total} transactions ({self.rate(now):.0f}/s, "
-            f"{self.rolled_back_total} rolled back), {self.keys_total} keys in the cache, "
-            f"commit to visible {_latency(self.percentile_s(0.5))} median, "
-            f"{_latency(self.percentile_s(0.99))} for 99 %"
+            f"{self.rolled_back_total} rolled back), {self.keys_total} keys in the cache",
+            f"from commit to visible {_latency(self.percentile_s(0.5))} median, "
+            f"{_latency(self.percentile_s(0.99))} for 99 %",
         )
 
-    def render(self, now: float) -> Group:
-        """Give the screen."""
-        return Group(
-            Text.assemble(
-                (f"{self.database}", "bold cyan"),
-                ("  a private server with a small shop, and customers that never stop", "dim"),
-            ),
-            self._writes_table(),
-            Text.assemble(
-                ("The cache", "bold magenta"),
-                (f"  {self.cache}, kept by lanecache from the binlog", "dim"),
-            ),
-            self._keys_table(now),
-            Text(self.line(now), style="bold", no_wrap=True, overflow="ellipsis"),
-            Text("Ctrl-C ends it and leaves nothing behind", style="dim"),
-        )
-
-    def _writes_table(self) -> Table:
-        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False)
+    def _writes_table(self, count: int) -> Table:
+        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
         table.add_column("transaction", no_wrap=True, overflow="ellipsis", ratio=1)
         table.add_column("", no_wrap=True, width=11)
         table.add_column("in the cache", justify="right", no_wrap=True, width=14)
-        for write in self.writes:
-            arrived = "on its way" if write.latency_s is None else f"{_latency(write.latency_s)}"
+        shown = list(self.writes)[-count:]
+        for write in shown:
             if write.committed:
+                arrived = "" if write.latency_s is None else f"after {_latency(write.latency_s)}"
                 table.add_row(write.text, Text("committed", "green"), arrived)
             else:
                 table.add_row(Text(write.text, "dim"), Text("rolled back", "red"), "never")
-        for _ in range(WRITES_SHOWN - len(self.writes)):
+        for _ in range(count - len(shown)):
             table.add_row("", "", "")
         return table
 
-    def _keys_table(self, now: float) -> Table:
-        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False)
-        table.add_column("key", no_wrap=True, width=12)
+    def _keys_table(self, now: float, count: int) -> Table:
+        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
+        table.add_column("key", no_wrap=True, width=11)
         table.add_column("value", no_wrap=True, overflow="ellipsis", ratio=1)
-        for key in sorted(self.keys, key=_by_kind_and_number):
+        latest = sorted(self.keys, key=lambda name: self.keys[name].seen_at, reverse=True)[:count]
+        for key in sorted(latest, key=_by_kind_and_number):
             table.add_row(Text(key, "magenta"), _value_text(self.keys[key], now))
-        for _ in range(KEYS_SHOWN - len(self.keys)):
+        for _ in range(count - len(latest)):
             table.add_row("", "")
         return table
 
@@ -177,23 +182,28 @@ class Screen:
         if not self.in_place:
             return nullcontext()
         # Drawn only by `draw`: a thread of rich's own would read the scene while it changes.
-        self._live = Live(
-            scene.render(self._clock()), console=self._console, auto_refresh=False, transient=False
-        )
+        first = scene.render(self._clock(), self._console.height)
+        self._live = Live(first, console=self._console, auto_refresh=False)
         return self._live
 
     def draw(self, scene: Scene) -> None:
         """Show the scene as it is now."""
         now = self._clock()
         if self._live is not None:
-            self._live.update(scene.render(now), refresh=True)
+            self._live.update(scene.render(now, self._console.height), refresh=True)
         else:
             self.say(scene.line(now))
 
 
+def _heading(title: str, colour: str, about: str) -> Text:
+    heading = Text.assemble((title, f"bold {colour}"), (f"  {about}", "dim"))
+    heading.no_wrap, heading.overflow = True, "ellipsis"
+    return heading
+
+
 def _value_text(shown: ShownKey, now: float) -> Text:
     if shown.value is None:
-        return Text("(not in the cache)", "dim italic")
+        return Text("(deleted)", "dim italic")
     text = Text("{")
     for number, (name, part) in enumerate(shown.value.items()):
         fresh = now - shown.changed_at.get(name, float("-inf")) < CHANGED_SHOWN_S

@@ -27,6 +27,7 @@ from redis.exceptions import (
     NoPermissionError,
     RedisError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from lanecache.errors import ConfigError, SinkError, SinkUnavailable
@@ -127,7 +128,9 @@ async def connect(config: SinkConfig, sink: str) -> RedisConnection:
             await login.connect()  # type: ignore[no-untyped-call]
     except (RedisError, OSError, UnicodeError) as error:
         await login.disconnect(nowait=True)
-        raise _error_of_login(error, where, sink) from None
+        raise _error_of_login(
+            error, where, sink, tls_wanted=isinstance(login, SSLConnection)
+        ) from None
     except BaseException:
         await login.disconnect(nowait=True)
         raise
@@ -226,7 +229,7 @@ async def _check_server(protocol: RedisProtocol, where: str, sink: str) -> None:
         raise refusal
 
 
-def _error_of_login(error: Exception, where: str, sink: str) -> SinkError:
+def _error_of_login(error: Exception, where: str, sink: str, *, tls_wanted: bool) -> SinkError:
     tls: BaseException | None = error
     while tls is not None and not isinstance(tls, ssl.SSLError):
         tls = tls.__cause__ or tls.__context__
@@ -248,9 +251,9 @@ def _error_of_login(error: Exception, where: str, sink: str) -> SinkError:
             return error_of_reply(f"LOADING {text.removeprefix('LOADING ')}", where, sink)
         if kind not in ("ConnectionError", "TimeoutError"):
             return error_of_reply(text, where, sink)
-    return SinkUnavailable(
-        f"Redis at {where} cannot be reached: {text or 'no answer in time'}", sink=sink
-    )
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        text = "it did not answer in time" + ("; does it speak TLS on this port?" if tls_wanted else "")
+    return SinkUnavailable(f"Redis at {where} cannot be reached: {text}", sink=sink)
 
 
 def _parse_info(answer: object) -> Mapping[str, str]:
