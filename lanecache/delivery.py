@@ -70,8 +70,8 @@ class _Account(NamedTuple):
 class Delivery:
     """Deliver one source's transactions to one sink, in order, each until it is durable.
 
-    ``open_first``, then ``run`` in a task of its own, then ``offer`` for each transaction. One
-    loop, one caller.
+    ``open_first``, then ``run`` in a task of its own, and ``offer`` for each transaction. One loop,
+    one caller.
 
     Args:
         name: the sink's name in the configuration.
@@ -206,9 +206,16 @@ class Delivery:
             self._last_error = str(error)
             raise
         finally:
-            self._state = LinkState.STOPPED
-            with anyio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
-                await self._sink.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the sink, waiting a few seconds for what is under way; ``run`` does it by itself.
+
+        For a delivery that was opened and never ran. Idempotent.
+        """
+        self._state = LinkState.STOPPED
+        with anyio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
+            await self._sink.close()
 
     # Running.
 

@@ -124,8 +124,10 @@ class Runner:
         self._prelude = prelude
         self._log = config.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     def start(self) -> None:
+        self._log_start = len(self.log)
         code = f"{self._prelude}\nimport sys\nfrom lanecache.cli import main\nsys.exit(main())"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -148,7 +150,13 @@ class Runner:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else ""
+
+    async def wait_streaming(self) -> None:
+        """Wait until the process that was started last has said that it streams."""
+        async with asyncio.timeout(60):
+            while "streaming from" not in self.log[self._log_start :]:
+                await asyncio.sleep(0.02)
 
 
 async def torture(
@@ -166,7 +174,7 @@ async def torture(
         runner.start()
         stack.callback(runner.kill)
         # The first position is stored before anything is written, so that nothing is missed.
-        await wait_streaming(runner)
+        await runner.wait_streaming()
         writing = group.create_task(writer.run())
         reading = group.create_task(reader.run())
         for _ in range(kills):
@@ -174,6 +182,7 @@ async def torture(
             await asyncio.sleep(dice.uniform(0.0, 0.4))
             runner.kill()
             runner.start()
+        await runner.wait_streaming()
         await reader.wait_beyond(reader.last)
         writer.stop()
         await writing
@@ -187,10 +196,3 @@ async def torture(
         {"id": key, "n": number} for key, number in rows
     ]
     return reader
-
-
-async def wait_streaming(runner: Runner) -> None:
-    """Wait until a started process has said that it streams."""
-    async with asyncio.timeout(60):
-        while "streaming from" not in runner.log:
-            await asyncio.sleep(0.02)

@@ -129,7 +129,9 @@ class FakeRedis:
             case [b"UNLINK", *keys]:
                 return b":%d\r\n" % sum(self.strings.pop(key, None) is not None for key in keys)
             case [b"INFO", *_]:
-                return bulk(b"redis_version:%b\r\nredis_mode:standalone\r\n" % self.version.encode())
+                return bulk(
+                    b"redis_version:%b\r\nredis_mode:standalone\r\n" % self.version.encode()
+                )
             case [b"CLIENT", b"ID"]:
                 return b":7\r\n"
             case [b"CLIENT", b"LIST"]:

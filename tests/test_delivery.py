@@ -7,7 +7,6 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import anyio
 import pytest
 from sink_contract import SOURCE, transaction
 
@@ -43,9 +42,7 @@ class ScriptedSink(MemorySink):
         self._report: DurableCallback | None = None
         self._failure: asyncio.Future[SinkError] | None = None
 
-    async def open(
-        self, source: str, writer: str, durable: DurableCallback
-    ) -> Checkpoint | None:
+    async def open(self, source: str, writer: str, durable: DurableCallback) -> Checkpoint | None:
         assert not self.is_open
         self.opens += 1
         if self.open_errors:
@@ -57,6 +54,9 @@ class ScriptedSink(MemorySink):
 
     async def apply(self, run: Sequence[Transaction]) -> None:
         assert self.is_open
+        assert self._failure is not None
+        if self._failure.done():
+            raise self._failure.result()
         self.runs.append([each.version.clock for each in run])
         if self.apply_errors:
             raise self.apply_errors.pop(0)
@@ -109,6 +109,7 @@ async def running(delivery: Delivery) -> AsyncIterator[asyncio.Task[None]]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, SinkError, SinkRewound):
             await task
+        await delivery.close()
 
 
 async def until(condition: Any) -> None:
@@ -223,8 +224,6 @@ async def test_a_permanent_error_at_the_start_is_raised() -> None:
 
 async def test_the_stored_checkpoint_is_given_at_the_start() -> None:
     sink = ScriptedSink()
-    async with running(delivery_to(sink)) as _:
-        pass
     delivery = delivery_to(sink)
     async with running(delivery):
         delivery.offer(transaction(3, Set("a", b"3")))
@@ -264,7 +263,7 @@ async def test_after_a_loss_what_is_not_durable_is_sent_again(
         delivery.offer(transaction(3, Set("a", b"3")))
         await delivery.wait_durable_all()
         assert delivery.statistics().transactions == 3
-    assert sink.runs[-1] == [2, 3]
+    assert sink.runs[-1] == [2, 3], sink.runs
     assert sink.opens == 4
     assert sink.get("a") == b"3"
     messages = [record.getMessage() for record in caplog.records]
@@ -325,9 +324,7 @@ async def test_a_lost_position_clears_the_lanes_when_the_config_says_so(
     config = SinkConfig(url="memory:", on_lost="clear", reconnect_delay_max_s=0.001)
     delivery = delivery_to(sink, config)
     async with running(delivery):
-        delivery.offer(
-            transaction(1, Set("p:1", b"1"), Set("q:1", b"1"), Set("other", b"1"))
-        )
+        delivery.offer(transaction(1, Set("p:1", b"1"), Set("q:1", b"1"), Set("other", b"1")))
         await delivery.wait_durable_all()
         sink.holding = True
         delivery.offer(transaction(2, Set("p:2", b"2")))

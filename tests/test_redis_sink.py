@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from redis_fake import Command, FakeRedis, bulk
+from redis_fake import Command, FakeRedis
 from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.config import SinkConfig
@@ -383,7 +383,8 @@ async def test_what_a_killed_writer_left_in_redis_is_not_applied_after_the_posit
     zombie = socket.create_connection((redis_server.host, redis_server.port))
     try:
         zombie.sendall(
-            hiredis.pack_command(("SELECT", 2)) + hiredis.pack_command(("CLIENT", "SETNAME", writer_name(SOURCE)))
+            hiredis.pack_command(("SELECT", 2))
+            + hiredis.pack_command(("CLIENT", "SETNAME", writer_name(SOURCE)))
         )
         received = zombie.recv(100)
         # A bystander: the same source, but its own database.
@@ -567,9 +568,7 @@ async def test_a_missing_password_is_said(new_server: Any) -> None:
 @pytest.mark.servers
 async def test_a_missing_right_is_said_with_its_remedy(redis_server: Redis) -> None:
     user = f"keys{time.time_ns()}"
-    await redis_server.execute(
-        "ACL", "SETUSER", user, "on", ">pw", "~lanecache:*", "~p:*", "+@all"
-    )
+    await redis_server.execute("ACL", "SETUSER", user, "on", ">pw", "~lanecache:*", "~p:*", "+@all")
     try:
         durable = Durable()
         url = f"redis://{user}:pw@{redis_server.host}:{redis_server.port}"
@@ -883,9 +882,7 @@ def write_certificates(folder: Path) -> None:
     (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
     (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
     (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 

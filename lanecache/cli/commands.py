@@ -135,7 +135,7 @@ def tail(config: str, limit: int | None, log_level: str, log_format: str) -> int
     return Exit.DONE
 
 
-@cli.command()
+@cli.command(short_help="Show it at work on a private MariaDB under live writes.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
 @click.option("--redis", is_flag=True, help="The cache is a private Redis, not in this process.")
 @_log_options("warning")

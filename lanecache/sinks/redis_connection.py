@@ -252,7 +252,9 @@ def _error_of_login(error: Exception, where: str, sink: str, *, tls_wanted: bool
         if kind not in ("ConnectionError", "TimeoutError"):
             return error_of_reply(text, where, sink)
     if isinstance(error, TimeoutError | RedisTimeoutError):
-        text = "it did not answer in time" + ("; does it speak TLS on this port?" if tls_wanted else "")
+        text = "it did not answer in time" + (
+            "; does it speak TLS on this port?" if tls_wanted else ""
+        )
     return SinkUnavailable(f"Redis at {where} cannot be reached: {text}", sink=sink)
 
 
