@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_a_mysql_set_holds_just_what_was_added(gtids: list[MysqlGtid]) -> None:
     assert numbers(found) == {(g.source_uuid, g.tag, g.number) for g in gtids}
     assert bool(found) == bool(gtids)
     for spans in found.intervals().values():
-        assert all(left[1] < right[0] for left, right in zip(spans, spans[1:], strict=False))
+        assert all(left[1] < right[0] for left, right in pairwise(spans))
 
 
 @given(st.lists(mysql_gtids))

@@ -245,12 +245,13 @@ class _Store:
         places: dict[str, int] = {}
         memory = 0
         for place, part, key in self._headers(partition):
+            if is_live is not None and not is_live(key, part):
+                continue
             if key not in places:
                 memory += len(key) + _RECORD_OVERHEAD_BYTES
                 if memory > _PARTITION_MEMORY_BYTES_MAX and not self.is_last:
                     return None
-            if is_live is None or is_live(key, part):
-                places[key] = place
+            places[key] = place
         return places
 
     def net_writes(

@@ -1,0 +1,585 @@
+"""Lanes: what a configuration may say, and what row changes become."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lanecache.config import LaneConfig
+from lanecache.errors import ConfigError
+from lanecache.lanes import Lanes, Severity
+from lanecache.operation import Clear, Delete, OperationSet, Set, operation_size_bytes
+from lanecache.row import (
+    BoundTable,
+    Column,
+    ColumnForm,
+    ColumnKind,
+    ColumnUse,
+    Image,
+    Problem,
+    TableMapping,
+    TableShape,
+    Unreadable,
+)
+
+PRODUCT = TableShape(
+    "shop",
+    "product",
+    (
+        Column("id", ColumnKind.INTEGER),
+        Column("name", ColumnKind.TEXT),
+        Column("price", ColumnKind.DECIMAL),
+        Column("photo", ColumnKind.BINARY),
+        Column("extra", ColumnKind.JSON),
+    ),
+    primary_key=(0,),
+)
+Row = tuple[object, ...]
+
+
+def lane(key: str = "product:{id}", table: str = "shop.product", **rest: object) -> LaneConfig:
+    return LaneConfig(table=table, key=key, **rest)  # type: ignore[arg-type]
+
+
+def image_of(shape: TableShape, plan: Sequence[ColumnUse], row: Row) -> Image:
+    """Decode as ingest does: the row's values are Python's, ``None`` is NULL."""
+
+    def element(use: ColumnUse) -> object:
+        value = row[use.index]
+        kind = shape.columns[use.index].kind
+        if isinstance(value, Unreadable):
+            return value
+        if use.form is ColumnForm.JSON:
+            if isinstance(value, bytes):
+                return f'"{b64encode(value).decode()}"'
+            return value if kind is ColumnKind.INTEGER and value is not None else json.dumps(value)
+        if value is None:
+            return None
+        if use.form is ColumnForm.RAW:
+            return value if isinstance(value, bytes) else str(value).encode()
+        return value if kind is ColumnKind.INTEGER else str(value)
+
+    return tuple(element(use) for use in plan)
+
+
+class Table:
+    """A table with lanes, changed row by row."""
+
+    def __init__(
+        self, *lanes: LaneConfig, shape: TableShape = PRODUCT, sinks: Sequence[str] = ("main",)
+    ) -> None:
+        self.lanes = Lanes(list(lanes), sinks)
+        self.bound: BoundTable = self.lanes.bind(shape)
+        self.shape = shape
+        self.into = [OperationSet() for _ in self.lanes.audiences]
+
+    def before(self, row: Row) -> Image:
+        return image_of(self.shape, self.bound.before, row)
+
+    def after(self, row: Row) -> Image:
+        return image_of(self.shape, self.bound.after, row)
+
+    def write(self, *rows: Row) -> list[Set | Delete]:
+        self.bound.write([self.after(row) for row in rows], self.into)
+        return self.written()
+
+    def delete(self, *rows: Row) -> list[Set | Delete]:
+        self.bound.delete([self.before(row) for row in rows], self.into)
+        return self.written()
+
+    def update(self, *pairs: tuple[Row, Row]) -> list[Set | Delete]:
+        images = [i for old, new in pairs for i in (self.before(old), self.after(new))]
+        self.bound.update(images, self.into)
+        return self.written()
+
+    def carefully(self, before: Row | None, after: Row | None) -> list[Problem]:
+        return self.bound.change_carefully(
+            self.before(before) if before is not None else None,
+            self.after(after) if after is not None else None,
+            self.into,
+        )
+
+    def written(self) -> list[Set | Delete]:
+        return list(self.into[0].writes())
+
+
+PEN: Row = (1, "pen", "1.50", b"\xff\x00", None)
+INK: Row = (2, 'i"nk', None, None, {"a": [1]})
+
+
+# What a configuration may say.
+
+
+@pytest.mark.parametrize(
+    ("config", "path", "message"),
+    [
+        (lane(table="product"), "table", "must be written schema.table"),
+        (lane(table="a.b.c"), "table", "must be written schema.table"),
+        (lane(table=".b"), "table", "must be written schema.table"),
+        (lane(table="a. b"), "table", "must be written schema.table"),
+        (lane(table="`a`.`b`"), "table", "without backticks"),
+        (lane(key="{id}"), "key", "begins with a placeholder"),
+        (lane(value="hash"), "value", 'the value "hash" is not known; known are json, column:NAME'),
+        (lane(value="msgpack"), "value", "known are json, column:NAME, none"),
+        (lane(value="jsn"), "value", 'did you mean "json"?'),
+        (lane(value="column:"), "value", "names no column"),
+        (lane(table="shop_*.product"), "key", "put {@schema} into the key"),
+        (lane("p:{@schema}:{id}", "*.p*"), "key", "put {@table} into the key"),
+        (lane(columns=[]), "columns", "columns is empty"),
+        (lane(columns=["id", "ID"]), "columns", 'columns names "ID" twice'),
+        (lane(columns=["id"], value="none"), "columns", 'with value "json" only'),
+        (lane(ttl_s=0), "ttl_s", "above 0"),
+        (lane(ttl_s=-1.5), "ttl_s", "ttl_s is -1.5"),
+        (lane(ttl_s=float("inf")), "ttl_s", "above 0"),
+        (lane(ttl_s=1, value="none"), "ttl_s", "no meaning"),
+        (lane(sinks=[]), "sinks", "sinks is empty"),
+        (lane(sinks=["mian"]), "sinks", '"mian" is not configured; did you mean "main"?'),
+        (lane(sinks=["zzz"]), "sinks", '"zzz" is not configured; configured are main, other'),
+    ],
+)
+def test_what_cannot_work_is_refused(config: LaneConfig, path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        Lanes([lane(), config], ["main", "other"])
+    assert str(caught.value).startswith("lane 2: ")
+    assert caught.value.path == f"lanes[1].{path}"
+
+
+def test_lanes_and_sinks_are_needed() -> None:
+    with pytest.raises(ConfigError, match="no lane is configured"):
+        Lanes([], ["main"])
+    with pytest.raises(ConfigError, match="no sink is configured"):
+        Lanes([lane()], [])
+
+
+def test_lanes_are_named_for_logs() -> None:
+    lanes = Lanes([lane(), lane("x:{id}", "a.b")], ["main"])
+    assert lanes.names == ("lane 1 (shop.product -> product:{id})", "lane 2 (a.b -> x:{id})")
+
+
+def test_lanes_are_a_table_mapping() -> None:
+    mapping: TableMapping = Lanes([lane()], ["main"])
+    assert mapping.audiences == (("main",),)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted", "unwanted"),
+    [
+        ("shop.product", [("shop", "product")], [("Shop", "product"), ("shop", "product2")]),
+        (
+            "shop_*.o*r",
+            [("shop_1", "order"), ("shop_", "or")],
+            [("shop1", "order"), ("shop_1", "o")],
+        ),
+        ("*.*", [("a", "b"), ("a\nb", "c.d")], []),
+        ("s.a?[b]", [("s", "a?[b]")], [("s", "axb")]),
+    ],
+)
+def test_tables_are_matched_exactly_with_wildcards_within_names(
+    pattern: str, wanted: list[tuple[str, str]], unwanted: list[tuple[str, str]]
+) -> None:
+    lanes = Lanes([lane("p:{@schema}:{@table}:{id}", pattern)], ["main"])
+    for _ in range(2):
+        assert all(lanes.wants(*table) for table in wanted)
+        assert not any(lanes.wants(*table) for table in unwanted)
+
+
+def test_what_is_known_of_tables_is_bounded() -> None:
+    lanes = Lanes([lane()], ["main"])
+    for number in range(10_050):
+        assert not lanes.wants("shop", f"t{number}")
+    assert lanes.wants("shop", "product")
+    assert len(lanes._wanted) <= 10_000
+
+
+def test_sinks_with_the_same_lanes_are_one_audience() -> None:
+    lanes = Lanes(
+        [lane(sinks=["a", "c"]), lane("x:{id}"), lane("y:{id}", sinks=["b"])], ["a", "b", "c", "d"]
+    )
+    assert lanes.audiences == (("a", "c"), ("b",), ("d",))
+
+
+def test_every_audience_gets_its_own_lanes() -> None:
+    table = Table(
+        lane(sinks=["a", "c"], value="column:name"),
+        lane("x:{id}", value="none"),
+        sinks=["a", "b", "c"],
+    )
+    table.write(PEN)
+    assert list(table.into[0].writes()) == [Set("product:1", b"pen"), Delete("x:1")]
+    assert list(table.into[1].writes()) == [Delete("x:1")]
+
+
+# What row changes become.
+
+
+def test_an_insert_stores_the_row_as_json_in_table_order() -> None:
+    table = Table(lane(columns=["PRICE", "name", "id", "extra"], ttl_s=60.0))
+    assert table.write(PEN, INK) == [
+        Set("product:1", b'{"id":1,"name":"pen","price":"1.50","extra":null}', 60.0),
+        Set("product:2", b'{"id":2,"name":"i\\"nk","price":null,"extra":{"a": [1]}}', 60.0),
+    ]
+
+
+def test_an_integer_that_stands_in_key_and_value_is_decoded_once() -> None:
+    table = Table(lane())
+    assert table.bound.before == (ColumnUse(0, ColumnForm.TEXT),)
+    assert [use for use in table.bound.after if use.index == 0] == list(table.bound.before)
+
+
+def test_only_needed_columns_are_wanted() -> None:
+    table = Table(lane("p:{id}:{name}", columns=["price"]))
+    key = (ColumnUse(0, ColumnForm.TEXT), ColumnUse(1, ColumnForm.TEXT))
+    assert table.bound.before == key
+    assert table.bound.after == (*key, ColumnUse(2, ColumnForm.JSON))
+
+
+def test_null_in_a_key_column_is_null_in_key_and_value() -> None:
+    table = Table(lane("p:{id}:{name}", columns=["id", "name"]))
+    row: Row = (None, None, None, None, None)
+    assert table.write(row) == [Set("p:%NULL:%NULL", b'{"id":null,"name":null}')]
+    assert table.update((row, row)) == [Set("p:%NULL:%NULL", b'{"id":null,"name":null}')]
+
+
+def test_a_column_value_is_stored_as_it_is_and_null_deletes_the_key() -> None:
+    table = Table(lane(value="column:Photo", ttl_s=1.5))
+    assert table.write(PEN, INK) == [Set("product:1", b"\xff\x00", 1.5), Delete("product:2")]
+
+
+def test_none_only_deletes() -> None:
+    table = Table(lane(value="none"))
+    assert table.bound.after == table.bound.before
+    assert table.write(PEN) == [Delete("product:1")]
+    assert table.update((INK, INK)) == [Delete("product:1"), Delete("product:2")]
+
+
+def test_a_delete_deletes_the_key_of_the_before_image() -> None:
+    table = Table(lane())
+    assert table.delete(PEN, INK) == [Delete("product:1"), Delete("product:2")]
+
+
+def test_an_update_that_keeps_the_key_stores_only() -> None:
+    table = Table(lane(value="column:name"))
+    assert table.update((PEN, (1, "pencil", *PEN[2:]))) == [Set("product:1", b"pencil")]
+
+
+def test_an_update_that_changes_the_key_deletes_the_old_one_first() -> None:
+    table = Table(lane("p:{name}", value="column:id"))
+    assert table.update((PEN, (1, "pencil", *PEN[2:]))) == [
+        Delete("p:pen"),
+        Set("p:pencil", b"1"),
+    ]
+
+
+def test_rows_are_mapped_in_their_order() -> None:
+    table = Table(lane("p:{name}", value="column:id"))
+    a, b = (1, "a", *PEN[2:]), (1, "b", *PEN[2:])
+    assert dict.fromkeys(table.update((a, b), (b, a))) == dict.fromkeys(
+        [Set("p:a", b"1"), Delete("p:b")]
+    )
+
+
+def test_key_values_are_encoded_for_the_templates_separators() -> None:
+    table = Table(lane("p:{id}-{name}", value="none"))
+    assert table.write((-1, "a-b%", None, None, None)) == [Delete("p:%2D1-a%2Db%25")]
+
+
+def test_names_are_only_ever_text() -> None:
+    odd = "a\"{x}\\N{}%s'\n#é"
+    shape = TableShape(odd, odd, (Column(odd, ColumnKind.TEXT), Column("id", ColumnKind.INTEGER)))
+    table = Table(lane("q'\"\\{{}}:{id}", "*.*", value="none"), shape=shape)
+    assert table.write(("v", 1)) == [Delete("q'\"\\{}:1")]
+    stored = Table(lane("q'\\:{@schema}:{@table}:{id}", "*.*"), shape=shape)
+    (operation,) = stored.write(("v", 1))
+    assert isinstance(operation, Set)
+    assert json.loads(operation.value) == {odd: "v", "id": 1}  # type: ignore[arg-type]
+
+
+def test_a_table_may_have_as_many_columns_as_the_servers_allow() -> None:
+    shape = TableShape(
+        "s", "wide", tuple(Column(f"c{i}", ColumnKind.INTEGER) for i in range(4096)), (0,)
+    )
+    table = Table(lane("w:{c0}", "s.wide"), shape=shape)
+    (operation,) = table.update((tuple(range(4096)), tuple(range(4096))))
+    assert isinstance(operation, Set)
+    assert isinstance(operation.value, bytes)
+    assert json.loads(operation.value) == {f"c{i}": i for i in range(4096)}
+
+
+def test_no_rows_are_no_operations() -> None:
+    table = Table(lane(), lane("bad:{nope}"))
+    assert table.write() == table.update() == table.delete() == []
+    assert not table.into[0]
+    assert table.into[0].size_bytes == 0
+
+
+# Rows that cannot be mapped.
+
+
+def test_a_lane_whose_column_is_missing_clears_its_prefix() -> None:
+    table = Table(lane("p:{ids}"), lane("x:{id}", value="none"))
+    assert table.bound.problems == (
+        Problem(
+            "lane 1 (shop.product -> p:{ids})",
+            "p:*",
+            'the table shop.product has no column "ids"; did you mean "id"?',
+        ),
+    )
+    assert table.write(PEN, INK) == [Delete("x:1"), Delete("x:2")]
+    assert table.into[0].clears() == ("p:",)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lane(columns=["id", "nam"]), 'no column "nam"; did you mean "name"?'),
+        (lane(value="column:zzz"), 'no column "zzz"'),
+        (lane("product:{extra}"), 'the column "extra" is JSON'),
+    ],
+)
+def test_lanes_that_cannot_work_on_a_shape(config: LaneConfig, reason: str) -> None:
+    for change in ("write", "delete", "update", "carefully"):
+        table = Table(config)
+        assert reason in table.bound.problems[0].reason
+        assert table.bound.before == table.bound.after == ()
+        if change == "carefully":
+            assert table.carefully(PEN, INK) == []
+        else:
+            getattr(table.bound, change)([(), ()], table.into)
+        assert table.into[0].clears() == ("product:",)
+        assert table.written() == []
+
+
+def test_a_broken_lane_takes_along_what_other_lanes_wrote_below_its_prefix() -> None:
+    table = Table(lane("p:{nope}"), lane("p:{id}", value="column:name"), lane("q:{id}"))
+    assert [write.key for write in table.write(PEN)] == ["q:1"]
+    assert [write.key for write in table.write(INK)] == ["q:1", "q:2"]
+
+
+def test_a_broken_lane_whose_prefix_is_its_own_clears_it_once() -> None:
+    table = Table(lane("p:{nope}"), lane("q:{id}", value="none"))
+    table.write(PEN)
+    size_bytes = table.into[0].size_bytes
+    table.write(PEN)
+    one_write = operation_size_bytes(Delete("q:1"))
+    assert table.into[0].size_bytes == size_bytes + one_write
+
+
+BROKEN = Unreadable("a bad offset")
+
+
+def test_a_value_that_cannot_be_read_deletes_its_key() -> None:
+    table = Table(lane(), lane("n:{id}", value="column:name"), lane("x:{id}", value="none"))
+    assert table.carefully(PEN, (1, "pen", BROKEN, b"", None)) == [
+        Problem(
+            "lane 1 (shop.product -> product:{id})", "product:1", 'column "price": a bad offset'
+        )
+    ]
+    assert table.written() == [Delete("product:1"), Set("n:1", b"pen"), Delete("x:1")]
+
+
+def test_a_column_value_that_cannot_be_read_deletes_its_key() -> None:
+    table = Table(lane(value="column:photo"))
+    problems = table.carefully(None, (1, "pen", "1", BROKEN, None))
+    assert [problem.scope for problem in problems] == ["product:1"]
+    assert table.written() == [Delete("product:1")]
+
+
+def test_a_key_that_cannot_be_read_clears_the_prefix() -> None:
+    table = Table(lane("p:{name}", columns=["id"]), lane("x:{id}", value="none"))
+    table.write(PEN)
+    assert table.carefully(PEN, (1, BROKEN, "1", b"", None)) == [
+        Problem("lane 1 (shop.product -> p:{name})", "p:*", 'column "name": a bad offset')
+    ]
+    assert table.into[0].clears() == ("p:",)
+    assert table.written() == [Delete("x:1")]
+
+
+def test_an_old_key_that_cannot_be_read_clears_the_prefix_before_the_new_one_is_stored() -> None:
+    table = Table(lane("p:{name}", columns=["id"]))
+    assert len(table.carefully((1, BROKEN, None, None, None), PEN)) == 1
+    assert table.into[0].clears() == ("p:",)
+    assert table.written() == [Set("p:pen", b'{"id":1}')]
+
+
+def test_a_broken_key_of_a_deleted_row_clears_the_prefix() -> None:
+    table = Table(lane("p:{name}", value="none"))
+    assert len(table.carefully((1, BROKEN, None, None, None), None)) == 1
+    assert table.into[0].clears() == ("p:",)
+
+
+@pytest.mark.parametrize("kind", ["json", "none", "column:name", "column:photo"])
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_the_fast_functions_never_store_what_cannot_be_read(kind: str, index: int) -> None:
+    table = Table(lane("p:{id}:{name}", value=kind))
+    broken = (*PEN[:index], BROKEN, *PEN[index + 1 :])
+    in_key = index < 2
+    in_value = in_key or kind in ("json", "column:photo")
+    for images, change, used in (
+        ([table.after(broken)], table.bound.write, in_value),
+        ([table.before(PEN), table.after(broken)], table.bound.update, in_value),
+        ([table.before(broken), table.after(broken)], table.bound.update, in_value),
+        ([table.before(broken)], table.bound.delete, in_key),
+    ):
+        if used:
+            with pytest.raises((ValueError, TypeError, AttributeError)):
+                change(images, table.into)
+            assert not any(isinstance(write, Set) for write in table.written())
+        else:
+            change(images, table.into)
+
+
+def test_text_without_utf8_becomes_a_delete() -> None:
+    table = Table(lane(columns=["name"]))
+    image = (1, '"\ud800"')
+    with pytest.raises(ValueError, match="surrogates"):
+        table.bound.write([image], table.into)
+    (problem,) = table.bound.change_carefully(None, image, table.into)
+    assert problem.scope == "product:1"
+    assert table.written() == [Delete("product:1")]
+
+
+LANES = st.lists(
+    st.builds(
+        lane,
+        key=st.sampled_from(["p:{id}", "q:{name}", "r:{id}-{name}", "s:{price}:{id}", "p:{nope}"]),
+        value=st.sampled_from(["json", "none", "column:name", "column:photo"]),
+        sinks=st.sampled_from([None, ["a"], ["b"], ["a", "b"]]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+ROWS = st.tuples(
+    st.integers(-2, 2),
+    st.none() | st.text(alphabet="a%-:", max_size=2),
+    st.none() | st.sampled_from(["1.50", "-2"]),
+    st.none() | st.binary(max_size=2),
+    st.none() | st.just({"a": 1}),
+)
+
+
+@given(LANES, st.lists(st.tuples(st.none() | ROWS, ROWS, st.booleans()), max_size=4))
+def test_fast_and_careful_mapping_agree(
+    configs: list[LaneConfig], changes: list[tuple[Row | None, Row, bool]]
+) -> None:
+    fast = Table(*configs, sinks=["a", "b", "c"])
+    careful = Table(*configs, sinks=["a", "b", "c"])
+    for before, after, delete in changes:
+        if before is not None:
+            fast.update((before, after))
+            careful.carefully(before, after)
+        elif delete:
+            fast.delete(after)
+            careful.carefully(after, None)
+        else:
+            fast.write(after)
+            careful.carefully(None, after)
+    if any("{nope}" in config.key for config in configs):
+        # The fast functions clear behind all other lanes: they may forget more, never store more.
+        for one, other in zip(fast.into, careful.into, strict=True):
+            assert one.clears() == other.clears()
+            assert one.by_key.items() <= other.by_key.items()
+        return
+    for one, other in zip(fast.into, careful.into, strict=True):
+        assert one.by_key == other.by_key
+        assert one.size_bytes == other.size_bytes
+
+
+# Clearing.
+
+
+def sharded() -> Lanes:
+    return Lanes(
+        [
+            lane("o:{@schema}/{@table}:{id}", "shop_*.order_*", sinks=["a"]),
+            lane("by:{user}/{@schema}:{@table}", "shop_*.order_*"),
+            lane("p:{id}", "shop_1.product"),
+        ],
+        ["a", "b"],
+    )
+
+
+def test_a_table_is_cleared_by_its_own_prefix_as_far_as_that_goes() -> None:
+    lanes = sharded()
+    into = [OperationSet() for _ in lanes.audiences]
+    assert lanes.clear_table("shop_1", "order_2", into) == ["o:shop_1/order_2:", "by:"]
+    assert [list(operations.clears()) for operations in into] == [
+        ["o:shop_1/order_2:", "by:"],
+        ["by:"],
+    ]
+
+
+def test_a_table_without_lanes_clears_nothing() -> None:
+    lanes = sharded()
+    into = [OperationSet() for _ in lanes.audiences]
+    assert lanes.clear_table("shop_1", "user", into) == []
+    assert lanes.clear_schema("other", into) == []
+    assert not any(into)
+
+
+def test_a_schema_is_cleared_by_what_its_tables_keys_begin_with() -> None:
+    lanes = sharded()
+    into = [OperationSet() for _ in lanes.audiences]
+    assert lanes.clear_schema("shop_1", into) == ["o:shop_1/", "by:", "p:"]
+    assert lanes.clear_schema("shop_2", into) == ["o:shop_2/", "by:"]
+
+
+def test_everything_is_cleared_by_the_literal_prefixes() -> None:
+    lanes = sharded()
+    into = [OperationSet() for _ in lanes.audiences]
+    assert lanes.clear_all(into) == ["o:", "by:", "p:"]
+    assert [operations.clears() for operations in into] == [("o:", "by:", "p:"), ("by:", "p:")]
+
+
+def test_a_clear_comes_behind_what_was_written_before() -> None:
+    table = Table(lane())
+    table.write(PEN)
+    assert table.lanes.clear_table("shop", "product", table.into) == ["product:"]
+    assert table.written() == []
+    table.into[0].add(Clear("product:"))
+    assert [write.key for write in table.write(INK)] == ["product:2"]
+
+
+def test_prefixes_cover_every_key_of_a_sink_once() -> None:
+    lanes = Lanes(
+        [lane("p:{id}", sinks=["a"]), lane("p:x:{id}"), lane("q:{id}", sinks=["b"])],
+        ["a", "b", "c"],
+    )
+    assert lanes.prefixes("a") == ("p:",)
+    assert lanes.prefixes("b") == ("p:x:", "q:")
+    assert lanes.prefixes("c") == ("p:x:",)
+    assert lanes.prefixes("d") == ()
+
+
+# What ``check`` is told.
+
+
+def test_a_key_that_leaves_out_primary_key_columns_is_a_warning() -> None:
+    lanes = Lanes([lane("p:{name}"), lane("q:{name}", value="none"), lane()], ["main"])
+    (finding,) = lanes.lane_findings(PRODUCT)
+    assert finding.severity is Severity.WARNING
+    assert finding.lane == "lane 1 (shop.product -> p:{name})"
+    assert 'leaves out "id" of the primary key' in finding.message
+
+
+def test_a_table_without_a_primary_key_is_a_warning() -> None:
+    shape = TableShape("shop", "product", PRODUCT.columns)
+    (finding,) = Lanes([lane()], ["main"]).lane_findings(shape)
+    assert finding.severity is Severity.WARNING
+    assert "no primary key" in finding.message
+
+
+def test_a_lane_that_cannot_work_is_an_error_with_a_remedy() -> None:
+    (finding,) = Lanes([lane(value="column:nam")], ["main"]).lane_findings(PRODUCT)
+    assert finding.severity is Severity.ERROR
+    assert 'did you mean "name"?' in finding.message
+    assert finding.remedy
+
+
+def test_a_lane_over_the_whole_primary_key_has_no_findings() -> None:
+    assert Lanes([lane("p:{ID}:{name}")], ["main"]).lane_findings(PRODUCT) == []
