@@ -43,7 +43,7 @@ Dir::State::Status "$apt/status";
 Dir::Cache "$apt/cache";
 Dir::Cache::Archives "$apt/debs";
 APT::Install-Recommends "false";
-APT::Sandbox::User "";
+APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::Retries "3";
 Debug::NoLocking "true";

@@ -472,6 +472,21 @@ def test_check_uses_marks_on_a_terminal(
         assert part in shown
 
 
+def test_check_keeps_its_exit_code_when_the_reader_of_the_pipe_is_gone(
+    engine: Engine, config: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine.findings = [Finding("fault", "no privilege", "GRANT …")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        os.fdopen(writing, "w", encoding="utf-8") as gone,
+    ):
+        patch.setattr(sys, "stdout", gone)
+        assert main(["check", config]) == 1
+    assert capfd.readouterr().err == ""
+
+
 # tail
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 import lanecache
 from lanecache.config import load_config
@@ -37,16 +36,18 @@ async def test_the_shop_example_does_what_its_comments_say(
     config = tomllib.loads((EXAMPLES / "shop.toml").read_text())
     config["source"]["url"] = database.url()
     config["sinks"]["main"]["url"] = redis_server.url()
-    async with lanecache.start(config) as service, redis_server.client() as client:
-        async with database.session("shop") as session:
-            await service.wait_for(await lanecache.commit_token(session.connection), timeout_s=20)
-            assert await client.get("product:17") == (
-                b'{"id":17,"name":"Teapot","price":"24.90","stock":3}'
-            )
-            assert await client.get("customer:1") == b'{"id":1,"name":"Ada","city":"London"}'
-            assert 86000 < await client.ttl("customer:1") <= 86400
-            assert await client.get("customer-by-email:ada@example.org") == b"1"
-            await client.set("orders-of:1", "computed by the application")
-            await session.execute("INSERT INTO orders VALUES (NULL, 1, 17, 2, 'new', NOW(3))")
-            await service.wait_for(await lanecache.commit_token(session.connection), timeout_s=20)
-            assert await client.exists("orders-of:1") == 0
+    async with (
+        lanecache.start(config) as service,
+        redis_server.client() as client,
+        database.session("shop") as session,
+    ):
+        await service.wait_for(await lanecache.commit_token(session.connection), timeout_s=20)
+        product = b'{"id":17,"name":"Teapot","price":"24.90","stock":3}'
+        assert await client.get("product:17") == product
+        assert await client.get("customer:1") == b'{"id":1,"name":"Ada","city":"London"}'
+        assert 86000 < await client.ttl("customer:1") <= 86400
+        assert await client.get("customer-by-email:ada@example.org") == b"1"
+        await client.set("orders-of:1", "computed by the application")
+        await session.execute("INSERT INTO orders VALUES (NULL, 1, 17, 2, 'new', NOW(3))")
+        await service.wait_for(await lanecache.commit_token(session.connection), timeout_s=20)
+        assert await client.exists("orders-of:1") == 0

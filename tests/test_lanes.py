@@ -370,6 +370,16 @@ def test_a_broken_lane_whose_prefix_is_its_own_clears_it_once() -> None:
     assert table.into[0].size_bytes == size_bytes + one_write
 
 
+def test_a_broken_table_of_a_wildcard_clears_what_the_others_share_with_it() -> None:
+    table = Table(lane("p:{name}", "shop.*", value="none"))
+    other = TableShape("shop", "other", (Column("id", ColumnKind.INTEGER),), (0,))
+    broken = table.lanes.bind(other)
+    for row in (PEN, INK):
+        assert len(table.write(row)) == 1
+        broken.write([()], table.into)
+        assert table.written() == []
+
+
 BROKEN = Unreadable("a bad offset")
 
 

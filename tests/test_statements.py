@@ -294,7 +294,7 @@ def test_backslashes_are_read_in_both_ways() -> None:
     assert tables(classify(both, "shop")) == {"shop.t", "shop.u"}
 
 
-@pytest.mark.parametrize("comment", ["/*!80013 TEMPORARY */", "/*M!100100 TEMPORARY */"])
+@pytest.mark.parametrize("comment", ["/*!80013 TEMPORARY */", "/*M!50003 TEMPORARY */"])
 def test_content_that_only_some_versions_execute_is_read_in_both_ways(comment: str) -> None:
     statement = classify(f"DROP {comment} TABLE t", "shop")
     assert (statement.kind, tables(statement)) == (Kind.TABLE_DDL, {"shop.t"})
@@ -327,12 +327,14 @@ def test_deep_nesting_is_not_an_error() -> None:
     assert classify("(" * 50_000 + "SELECT 1", "s").kind is Kind.DML
 
 
-WORDS = st.sampled_from(
+PIECES = (
     "BEGIN COMMIT ROLLBACK TO SAVEPOINT XA START END PREPARE CREATE OR REPLACE TEMPORARY TABLE IF "
     "NOT EXISTS DROP ALTER RENAME TRUNCATE DATABASE INDEX ADD COLUMN CONSTRAINT EXCHANGE CONVERT "
     "PARTITION WITH UPDATE SET DELETE FROM USING JOIN INSERT INTO LOAD DATA SELECT CALL STATEMENT "
     "FOR ANALYZE DEFINER = @ ( ) , . * ; t `a` `a``b` 'x' \"y\" 'it\\'s' X'61' 0x61 12 1.5 -- # \n "
-    "/* */ /*! /*!80000 /*M! ' \" ` \\ é \ud800 WAIT REPAIR SQL SECURITY")
+    "/* */ /*! /*!80000 /*M! ' \" ` \\ é \ud800 WAIT REPAIR SQL SECURITY"
+)
+WORDS = st.sampled_from(PIECES.split(" "))
 
 
 @given(

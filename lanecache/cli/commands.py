@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
@@ -117,7 +118,8 @@ def check(config: str, log_level: str, log_format: str) -> int:
     from lanecache import service
 
     findings = _run(functools.partial(service.check, loaded))
-    _print_findings(findings)
+    with contextlib.suppress(ReaderGone):
+        _print_findings(findings)
     return Exit.FAULTS if any(finding.severity == "fault" for finding in findings) else Exit.DONE
 
 
@@ -212,11 +214,11 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         severity = str(finding.severity)
         mark, colour = _MARKS[severity]
         lead = click.style(mark, fg=colour) if terminal else f"{severity}:"
-        click.echo(f"{lead} {finding.what}")
+        _print_line(f"{lead} {finding.what}")
         if finding.remedy:
-            click.echo(f"  {'→' if terminal else 'remedy:'} {finding.remedy}")
+            _print_line(f"  {'→' if terminal else 'remedy:'} {finding.remedy}")
     counts = {name: sum(finding.severity == name for finding in findings) for name in _MARKS}
-    click.echo(
+    _print_line(
         f"{counts['ok']} ok, {_count(counts['warning'], 'warning')}, "
         f"{_count(counts['fault'], 'fault')}"
     )

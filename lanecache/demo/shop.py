@@ -29,6 +29,7 @@ CUSTOMERS = (
     ("Emi", "大阪"),
     ("Farid", "Tunis"),
 )
+STATUSES = ("new", "paid", "shipped")
 STOCK = 200
 ORDERS_MAX = 60  # older ones are archived, which deletes their rows
 
@@ -124,13 +125,14 @@ class Shop:
         self._chance = chance
         self._revisions = dict.fromkeys(range(1, len(PRODUCTS) + 1), 0)
         self._orders: list[tuple[int, int]] = []  # id and product of those not yet archived
+        self._status: dict[int, int] = {}  # of those not yet shipped: its place in STATUSES
 
     async def write(self) -> Write:
         """Do one transaction, to its end."""
         if len(self._orders) > ORDERS_MAX:
             return await self._archive()
         kind = self._chance.random()
-        if kind < 0.62 or not self._orders:
+        if kind < 0.62 or not self._status:
             return await self._sell(roll_back=False)
         if kind < 0.68:
             return await self._sell(roll_back=True)
@@ -167,16 +169,22 @@ class Shop:
             return Write(f"{text}, and the card is refused", keys)
         await session.execute("COMMIT")
         self._orders.append((order, product))
+        self._status[order] = 0
         return Write(text, keys, product, self._revised(product))
 
     async def _move_on(self) -> Write:
-        order, product = self._chance.choice(self._orders)
+        order, product = self._chance.choice(
+            [each for each in self._orders if each[0] in self._status]
+        )
+        self._status[order] += 1
+        status = STATUSES[self._status[order]]
+        if status == STATUSES[-1]:
+            del self._status[order]
         await self._session.execute("BEGIN")
         await self._session.execute(
-            "UPDATE shop.orders SET status = IF(status = 'new', 'paid', 'shipped') WHERE id = %s",
-            (order,),
+            "UPDATE shop.orders SET status = %s WHERE id = %s", (status, order)
         )
-        return await self._commit(f"order {order} moves on", (f"order:{order}",), product)
+        return await self._commit(f"order {order} is {status}", (f"order:{order}",), product)
 
     async def _change_price(self) -> Write:
         product = self._any_product()
@@ -192,6 +200,8 @@ class Shop:
     async def _archive(self) -> Write:
         count = ORDERS_MAX // 4
         old, self._orders = self._orders[:count], self._orders[count:]
+        for order, _ in old:
+            self._status.pop(order, None)
         await self._session.execute("BEGIN")
         await self._session.execute("DELETE FROM shop.orders WHERE id <= %s", (old[-1][0],))
         keys = tuple(f"order:{order}" for order, _ in old)

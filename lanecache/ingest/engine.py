@@ -232,11 +232,18 @@ class Ingest:
     async def _reach_server(self) -> None:
         while True:
             try:
-                self._facts = await self.server.facts()
+                self._facts = facts = await self.server.facts()
             except SourceUnavailable as error:
                 await self._pause(error)
             else:
-                return
+                break
+        if facts.binlog_format != "ROW":
+            raise SourceError(
+                f"the database at {self.server.address.where} has binlog_format ="
+                f" {facts.binlog_format}, so that changes do not arrive as rows: SET GLOBAL"
+                " binlog_format = 'ROW', put it into the server's configuration, and have the"
+                " clients connect again"
+            )
 
     async def _begin(self, checkpoints: Mapping[str, Checkpoint | None]) -> Position:
         """Find where to begin, and bring targets that hold no position to it."""

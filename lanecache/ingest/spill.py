@@ -20,7 +20,6 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -36,7 +35,7 @@ _HASH_BITS: Final = 60  # of those that Python gives, so many are dealt out by
 _BUFFER_BYTES: Final = 16 * 1024
 
 # What a partition may take in memory while it is walked, keys, values and objects together.
-_PARTITION_MEMORY_BYTES_MAX: Final = 12 * 1024 * 1024
+_PARTITION_MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
 _RECORD_OVERHEAD_BYTES: Final = 250
 
 # The record before its key and value: what it is, its part, its TTL, length of key and of value.
@@ -260,39 +259,45 @@ class _Store:
         """Walk the last live write of every key of a partition."""
         if self.fits(partition):
             writes: dict[str, Set | Delete] = {}
-            for kind, part, ttl_s, key, value in self._whole(partition):
+            for _, kind, part, ttl_s, key, value in self._whole(partition):
                 if is_live is None or is_live(key, part):
                     writes[key] = _operation(kind, key, value, ttl_s)
             yield from writes.values()
             return
         latest = self.latest(partition, is_live)
         assert latest is not None
-        # In the order of the file, so that the disk is read from front to back.
-        for key, place in sorted(latest.items(), key=itemgetter(1)):
-            header = self._read(place, _HEADER.size)
-            kind, _, ttl_s, key_length, value_length = _HEADER.unpack(header)
-            value = self._read(place + _HEADER.size + key_length, value_length)
-            yield _operation(kind, key, value, ttl_s)
+        wanted = frozenset(latest.values())
+        for place, kind, _, ttl_s, key, value in self._whole(partition, wanted):
+            if place in wanted:
+                yield _operation(kind, key, value, ttl_s)
 
     def deal_out(self, partition: int, smaller: _Store) -> None:
         """Copy a partition's records into a store that deals them out by other bits."""
-        for kind, part, ttl_s, key, value in self._whole(partition):
+        for _, kind, part, ttl_s, key, value in self._whole(partition):
             smaller.add(key, kind, part, ttl_s, value)
         smaller.flush()
 
-    def _whole(self, partition: int) -> Iterator[tuple[int, int, float, str, bytes]]:
-        """Walk kind, part, TTL, key and value of a partition's records."""
+    def _whole(
+        self, partition: int, wanted: frozenset[int] | None = None
+    ) -> Iterator[tuple[int, int, int, float, str, bytes]]:
+        """Walk place, kind, part, TTL, key and value of a partition's records.
+
+        Large records are left out whose places are not ``wanted``.
+        """
         size = _HEADER.size
         for start, length in self._extents_of(partition):
+            if length > _BUFFER_BYTES and wanted is not None and start not in wanted:
+                continue
             data = self._read(start, length)
             offset = 0
             while offset < length:
+                place = start + offset
                 kind, part, ttl_s, key_length, value_length = _HEADER.unpack_from(data, offset)
                 offset += size
                 value_at = offset + key_length
                 key = data[offset:value_at].decode("utf-8", "surrogatepass")
                 offset = value_at + value_length
-                yield kind, part, ttl_s, key, data[value_at:offset]
+                yield place, kind, part, ttl_s, key, data[value_at:offset]
 
     def _headers(self, partition: int) -> Iterator[tuple[int, int, str]]:
         """Walk place, part and key of a partition's records, long values unread."""

@@ -1,0 +1,352 @@
+"""The decoder over events made by hand: transactions, positions, and every way to go wrong."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from lanecache.config import LaneConfig
+from lanecache.errors import BinlogError, EventUnknown
+from lanecache.gtid import parse_gtid_set
+from lanecache.ingest import binlog as b
+from lanecache.ingest.decoder import Committed, Decoder, Discarded, Overflow, SchemaWanted
+from lanecache.lanes.mapping import Lanes
+from lanecache.operation import Clear, Delete, Operation, Position, Set
+from lanecache.row import Problem
+from lanecache.testing.binlog import SOURCE_UUID, BinlogBuilder, make_block
+
+
+class Reading:
+    """A decoder over the product lane, and what it reported."""
+
+    def __init__(
+        self,
+        *,
+        mariadb: bool = False,
+        gtids: bool = True,
+        transaction_bytes_max: int = 1 << 26,
+        key: str = "product:{id}",
+        value: str = "json",
+    ) -> None:
+        self.problems: list[Problem] = []
+        lanes = Lanes([LaneConfig(table="shop.product", key=key, value=value)], ["main"])
+        flavor = "mariadb" if mariadb else "mysql"
+        position = Position(
+            gtids=parse_gtid_set("", flavor) if gtids else None, file="binlog.000001", offset=4
+        )
+        self.decoder = Decoder(
+            lanes,
+            position,
+            transaction_bytes_max=transaction_bytes_max,
+            report=lambda problem, where: self.problems.append(problem),
+        )
+
+    def feed(self, builder: BinlogBuilder) -> list[Any]:
+        return list(self.decoder.feed(builder.block()))
+
+
+def operations(output: Any) -> list[Operation]:
+    found = output.operations[0]
+    return [*(Clear(prefix) for prefix in found.clears()), *found.writes()]
+
+
+def json_set(number: int, name: str) -> Set:
+    return Set(f"product:{number}", f'{{"id":{number},"name":"{name}"}}'.encode())
+
+
+@pytest.fixture(params=[False, True], ids=["mysql", "mariadb"])
+def mariadb(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("checksummed", [True, False])
+def test_a_transaction_comes_out_whole_at_its_end(mariadb: bool, checksummed: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb, checksummed=checksummed)
+    reading = Reading(mariadb=mariadb)
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"), (2, "b"))
+    builder.rows("update", (1, "a"), (1, "c"), (2, "b"), (3, "b"))
+    assert reading.feed(builder) == []
+    builder.commit()
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == [json_set(1, "c"), Delete("product:2"), json_set(3, "b")]
+    expected = "0-1-1" if mariadb else f"{SOURCE_UUID}:1"
+    assert str(committed.position.gtids) == expected
+    assert reading.decoder.counts.rows == 4
+
+
+def test_the_position_is_the_end_of_the_transaction_and_no_other_place(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    reading = Reading(mariadb=mariadb)
+    builder.transaction(("write", [(1, "a")]))
+    events = builder.take()
+    size = 4 + sum(map(len, events))
+    (committed,) = reading.decoder.feed(make_block(events))
+    assert (committed.position.file, committed.position.offset) == ("binlog.000001", size)
+
+
+def test_an_event_without_a_next_position_moves_the_offset_by_its_size() -> None:
+    builder = BinlogBuilder(mariadb=True)
+    reading = Reading(mariadb=True)
+    builder.gtid()
+    builder.table()
+    builder.event(b.XID, bytes(8), next_position=0)
+    events = builder.take()
+    size = 4 + sum(map(len, events))
+    (committed,) = reading.decoder.feed(make_block(events))
+    assert committed.position.offset == size
+
+
+def test_an_offset_beyond_4_gib_goes_on_rising() -> None:
+    reading = Reading(gtids=False)
+    builder = BinlogBuilder()
+    builder.event(b.STOP, b"", next_position=(1 << 32) - 10)
+    builder.query("BEGIN")
+    builder.commit()
+    events = builder.take()
+    (committed,) = reading.decoder.feed(make_block(events))
+    # The builder's own offsets are small: what the servers write is the rest modulo 2 ** 32.
+    assert committed.position.offset == (1 << 32) + 4 + sum(map(len, events))
+
+
+def test_a_rolled_back_transaction_only_deletes(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"))
+    builder.query("ROLLBACK")
+    (committed,) = Reading(mariadb=mariadb).feed(builder)
+    assert operations(committed) == [Delete("product:1")]
+    assert committed.invalidated
+
+
+def test_a_rollback_to_a_savepoint_leaves_deletions_only() -> None:
+    builder = BinlogBuilder()
+    builder.begin()
+    builder.table()
+    builder.query("SAVEPOINT `x`")
+    builder.rows("write", (1, "a"))
+    builder.query("ROLLBACK TO `x`")
+    builder.commit()
+    (committed,) = Reading().feed(builder)
+    assert operations(committed) == [Delete("product:1")]
+
+
+def test_an_unfinished_transaction_is_dropped_when_the_server_begins_anew(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"))
+    builder.describe()
+    builder.transaction(("write", [(2, "b")]))
+    (committed,) = Reading(mariadb=mariadb).feed(builder)
+    assert operations(committed) == [json_set(2, "b")]
+
+
+def test_table_ids_mean_nothing_in_the_next_file() -> None:
+    builder = BinlogBuilder()
+    builder.transaction(("write", [(1, "a")]))
+    builder.rotate("binlog.000002")
+    builder.begin()
+    builder.rows("write", (2, "b"))
+    with pytest.raises(BinlogError, match="table id 100, which no table map announced"):
+        Reading().feed(builder)
+
+
+def test_tables_without_a_lane_are_skipped_unread() -> None:
+    builder = BinlogBuilder()
+    builder.begin()
+    builder.table(7, table="other")
+    builder.rows("write", (1, "a"), table_id=7, body_tail=b"no rows at all")
+    builder.commit()
+    reading = Reading()
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == []
+    assert reading.decoder.counts.skipped_events == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "cleared"),
+    [
+        ("TRUNCATE TABLE product", ["product:"]),
+        ("DROP TABLE `product` /* generated by server */", ["product:"]),
+        ("RENAME TABLE product TO product_old, product_new TO product", ["product:"]),
+        ("ALTER TABLE product ADD COLUMN size INT", ["product:"]),
+        ("ALTER TABLE product ADD INDEX (name)", []),
+        ("TRUNCATE TABLE other", []),
+        ("DROP DATABASE shop", ["product:"]),
+        ("DROP DATABASE elsewhere", []),
+        ("CREATE USER x", []),
+        ("FROBNICATE THE LOT", ["product:"]),
+        ("UPDATE product SET name = 'x'", ["product:"]),
+    ],
+)
+def test_statements_clear_what_they_may_have_changed(
+    sql: str, cleared: list[str], mariadb: bool
+) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    builder.gtid(standalone=True)
+    builder.query(sql)
+    (committed,) = Reading(mariadb=mariadb).feed(builder)
+    assert operations(committed) == [Clear(prefix) for prefix in cleared]
+
+
+def test_a_clear_stands_in_order_with_the_rows_around_it() -> None:
+    builder = BinlogBuilder()
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"))
+    builder.query("TRUNCATE TABLE product")
+    builder.rows("write", (2, "b"))
+    builder.commit()
+    (committed,) = Reading().feed(builder)
+    assert operations(committed) == [Clear("product:"), json_set(2, "b")]
+
+
+def test_a_wrong_checksum_ends_the_walk_before_the_event() -> None:
+    builder = BinlogBuilder()
+    builder.transaction(("write", [(1, "a")]))
+    builder.begin()
+    builder.table()
+    builder.event(b.WRITE_ROWS, b"", checksum=b"\0\0\0\1")
+    outputs = []
+    with pytest.raises(BinlogError, match="checksum") as caught:
+        outputs.extend(Reading().decoder.feed(builder.block()))
+    assert caught.value.file == "binlog.000001"
+    assert caught.value.offset > 4
+
+
+def test_an_unknown_event_ends_the_run_unless_it_may_be_ignored() -> None:
+    builder = BinlogBuilder()
+    builder.event(200, b"???", flags=b.FLAG_IGNORABLE)
+    reading = Reading()
+    assert reading.feed(builder) == []
+    builder.event(200, b"???")
+    with pytest.raises(EventUnknown, match=r"type 200 .*mysqlbinlog"):
+        reading.feed(builder)
+
+
+def test_rows_that_do_not_end_with_their_event_clear_the_table(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"), body_tail=b"\x00\x01")
+    builder.commit()
+    reading = Reading(mariadb=mariadb)
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == [Clear("product:")]
+    assert reading.decoder.counts.invalidations == 1
+    assert reading.problems[0].scope == "product:*"
+
+
+def test_a_value_that_cannot_be_read_deletes_its_key_and_no_other() -> None:
+    builder = BinlogBuilder()
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"), (2, b"\xff\xfe"), (3, "c"))
+    builder.commit()
+    reading = Reading()
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == [json_set(1, "a"), Delete("product:2"), json_set(3, "c")]
+    assert [problem.scope for problem in reading.problems] == ["product:2"]
+
+
+def test_an_event_above_the_limit_clears_its_table() -> None:
+    builder = BinlogBuilder()
+    reading = Reading()
+    builder.begin()
+    builder.table()
+    assert reading.feed(builder) == []
+    builder.rows("write", (1, "a"))
+    (event,) = builder.take()
+    assert list(reading.decoder.feed(make_block([event], oversized_bytes=1 << 31))) == []
+    builder.commit()
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == [Clear("product:")]
+
+
+def test_a_large_transaction_comes_out_in_parts(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    builder.begin()
+    builder.table()
+    for number in range(10):
+        builder.rows("write", (number, "x" * 100))
+    builder.commit()
+    outputs = Reading(mariadb=mariadb, transaction_bytes_max=1000).feed(builder)
+    *parts, last = outputs
+    assert len(parts) > 1
+    assert all(isinstance(part, Overflow) for part in parts)
+    assert isinstance(last, Committed)
+    keys = [write.key for output in outputs for write in output.operations[0].writes()]
+    assert keys == [f"product:{number}" for number in range(10)]
+
+
+def test_parts_of_a_transaction_that_never_ends_are_void() -> None:
+    builder = BinlogBuilder()
+    reading = Reading(transaction_bytes_max=10)
+    builder.begin()
+    builder.table()
+    builder.rows("write", (1, "a"))
+    builder.describe()
+    outputs = reading.feed(builder)
+    assert [type(output) for output in outputs] == [Overflow, Discarded]
+
+
+def test_minimal_metadata_asks_for_the_schema_and_clears_without_it() -> None:
+    builder = BinlogBuilder()
+    builder.begin()
+    builder.table(names=False)
+    builder.rows("write", (1, "a"))
+    builder.commit()
+    reading = Reading()
+    outputs = []
+    for output in reading.decoder.feed(builder.block()):
+        if isinstance(output, SchemaWanted):
+            reading.decoder.provide_schema(output.table, None)
+        else:
+            outputs.append(output)
+    (committed,) = outputs
+    assert operations(committed) == [Clear("product:")]
+    assert "information_schema" in reading.problems[0].reason
+
+
+def test_rows_outside_of_a_transaction_are_refused() -> None:
+    builder = BinlogBuilder()
+    builder.table()
+    builder.rows("write", (1, "a"))
+    with pytest.raises(BinlogError, match="outside of a transaction"):
+        Reading().feed(builder)
+
+
+def test_tagged_gtids_are_read() -> None:
+    builder = BinlogBuilder()
+    uuid = b"".join(_varlen(byte) for byte in SOURCE_UUID.bytes)
+    tag = b"red"
+    fields = [
+        (0, _varlen(1)),
+        (1, uuid),
+        (2, _varlen(300 << 1)),
+        (3, _varlen(len(tag)) + tag),
+        (4, _varlen(0)),
+        (5, _varlen(2)),
+        (6, _varlen(1_700_000_000_123_456)),
+    ]
+    body = _varlen(1) + _varlen(90) + _varlen(12)
+    body += b"".join(_varlen(number) + value for number, value in fields)
+    builder.event(b.GTID_TAGGED, body)
+    builder.query("BEGIN")
+    builder.commit()
+    (committed,) = Reading().feed(builder)
+    assert str(committed.position.gtids) == f"{SOURCE_UUID}:red:300"
+    assert committed.committed_at == 1_700_000_000.123456
+
+
+def _varlen(value: int) -> bytes:
+    for extra in range(8):
+        if value < 1 << 7 * (extra + 1):
+            number = value << (extra + 1) | (1 << extra) - 1
+            return number.to_bytes(extra + 1, "little")
+    return b"\xff" + struct.pack("<Q", value)
