@@ -137,6 +137,8 @@ def test_an_oversized_event_keeps_its_beginning_and_its_true_size() -> None:
          "master; the first event 'x' at 4", SourceClash),
         (1227, "Access denied; you need (at least one of) the REPLICATION SLAVE privilege(s) for "
          "this operation", SourceError),
+        (4052, "A slave with the same server_uuid/server_id is already connected; the first event "
+         "'x' at 4", SourceClash),
         (1045, "Access denied for user 'u'@'h'", SourceError),
         (1053, "Server shutdown in progress", SourceUnavailable),
         (1236, "Binary log is not open", SourceError),
@@ -312,6 +314,9 @@ class Clock:
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
 
     async def advance(self, seconds: float) -> None:
+        """Let everything that is ready run, move on, and let run what that made ready."""
+        for _ in range(3):
+            await asyncio.sleep(0)
         self.now += seconds
         for _ in range(3):
             await asyncio.sleep(0)

@@ -137,6 +137,39 @@ async def test_a_port_in_use_is_an_error_when_it_was_asked_for(new_server: NewSe
         await new_server(Redis, port=first.port)
 
 
+async def test_a_database_with_tls_proves_who_it_is(new_database: NewDatabase):
+    import pymysql
+
+    database = await new_database(tls=True)
+    assert database.certificates is not None
+    with (
+        pymysql.connect(
+            host=database.host,
+            port=database.port,
+            user="root",
+            password=database.password,
+            ssl_ca=str(database.certificates.ca),
+            ssl_verify_cert=True,
+            ssl_verify_identity=True,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+        assert cursor.fetchone()[1]
+
+
+async def test_a_redis_with_tls_proves_who_it_is(new_server: NewServer):
+    from redis.asyncio import Redis as Client
+
+    redis = await new_server(Redis, tls=True)
+    assert redis.certificates is not None
+    async with Client.from_url(
+        redis.url(), ssl_ca_certs=str(redis.certificates.ca), ssl_check_hostname=True
+    ) as client:
+        assert await client.set("key", "1")
+    assert await redis.execute("GET", "key") == b"1"
+
+
 PARENT = """
 import sys, anyio
 from lanecache.servers import MariaDb

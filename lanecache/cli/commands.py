@@ -21,7 +21,7 @@ from lanecache.logs import LEVELS, configure_logging
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lanecache.service import Finding
+    from lanecache.finding import Finding
 
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -115,9 +115,9 @@ def check(config: str, log_level: str, log_format: str) -> int:
     """
     _configure_logging(log_format, log_level)
     loaded = load_config(config)
-    from lanecache import service
+    from lanecache.checks import check_all
 
-    findings = _run(functools.partial(service.check, loaded))
+    findings = _run(functools.partial(check_all, loaded))
     with contextlib.suppress(ReaderGone):
         _print_findings(findings)
     return Exit.FAULTS if any(finding.severity == "fault" for finding in findings) else Exit.DONE
@@ -153,9 +153,9 @@ def demo(seconds: float | None, redis: bool, log_level: str, log_format: str) ->
 
 
 async def _tail(config: Config, limit: int | None) -> None:
-    from lanecache import service
+    from lanecache.tail import tail as follow_operations
 
-    await _until_stopped(functools.partial(service.tail, config, _print_line, limit))
+    await _until_stopped(functools.partial(follow_operations, config, _print_line, limit))
 
 
 async def _demo(seconds: float | None, redis: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from lanecache.errors import PositionPurged, SourceClash, SourceError, SourceUnavailable
 
 _DUMP_FAILED = 1236
+_SAME_SERVER_ID = 4052  # MariaDB, since 10.6
 
 # Parts of the messages behind error 1236, in lower case.
 _CLASH = ("same server_uuid/server_id", "same server_id")
@@ -67,7 +68,7 @@ def refusal(code: int, message: str, where: str) -> SourceError:
     for what error 1236 says in its message, and a ``SourceError`` for the rest.
     """
     said = " ".join(message.split()).rstrip(".")
-    if code == _DUMP_FAILED:
+    if code in (_DUMP_FAILED, _SAME_SERVER_ID):
         return _dump_refusal(said, where)
     remedy = _REMEDIES.get(code)
     behind = f"; {remedy}" if remedy else ""

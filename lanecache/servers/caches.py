@@ -17,8 +17,8 @@ class Redis(PrivateServer):
     product = REDIS
 
     def url(self, database: int = 0) -> str:
-        """Give the URL for ``[sinks.NAME]`` over TCP."""
-        return f"redis://{self.host}:{self.port}/{database}"
+        """Give the URL for ``[sinks.NAME]`` over TCP, or over TLS where it has that."""
+        return f"redis{'s' if self._tls else ''}://{self.host}:{self.port}/{database}"
 
     def client(self, **arguments: Any) -> RedisClient:
         """Make a client over the Unix socket; whoever makes it closes it (``async with``)."""
@@ -43,11 +43,25 @@ class Redis(PrivateServer):
             "appendonly": self.durable,
             "appendfsync": "always",
             "daemonize": False,
+            **self._tls_options(),
             **self.options,
         }
         # Redis wants its options' values as arguments of their own.
         spelt = spell_options(options, "yes", "no")
         return [part for option in spelt for part in option.split("=", 1)]
+
+    def _tls_options(self) -> dict[str, Option]:
+        files = self.certificates
+        if files is None:
+            return {}
+        return {
+            "port": 0,
+            "tls_port": self.port,
+            "tls_ca_cert_file": str(files.ca),
+            "tls_cert_file": str(files.server_cert),
+            "tls_key_file": str(files.server_key),
+            "tls_auth_clients": False,
+        }
 
     async def _answers(self) -> bool:
         # Not over TCP: when the port is somebody else's, it would be somebody else who answers.

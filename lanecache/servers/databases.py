@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,8 @@ class DatabaseServer(PrivateServer):
     Neither account's making is in the binlog: it begins empty.
     """
 
-    def __init__(
-        self,
-        series: str | None = None,
-        *,
-        durable: bool = False,
-        options: Mapping[str, Option] | None = None,
-        port: int | None = None,
-        templates: Path | None = None,
-    ) -> None:
-        super().__init__(series, durable=durable, options=options, port=port, templates=templates)
+    def __init__(self, series: str | None = None, **arguments: Any) -> None:
+        super().__init__(series, **arguments)
         self.password = secrets.token_hex(8)
 
     def url(self, user: str = REPLICA, password: str | None = None, **parameters: str | int) -> str:
@@ -174,9 +166,20 @@ class DatabaseServer(PrivateServer):
             "innodb_flush_log_at_trx_commit": 1 if self.durable else 0,
             "sync_binlog": 1 if self.durable else 0,
             **self._own_options(),
+            **self._tls_options(),
             **self.options,
         }
         return [*self._place_arguments(), *spell_options(options, "ON", "OFF")]
+
+    def _tls_options(self) -> dict[str, Option]:
+        files = self.certificates
+        if files is None:
+            return {}
+        return {
+            "ssl_ca": str(files.ca),
+            "ssl_cert": str(files.server_cert),
+            "ssl_key": str(files.server_key),
+        }
 
     @abstractmethod
     def _own_options(self) -> dict[str, Option]:

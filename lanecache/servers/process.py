@@ -22,6 +22,7 @@ import anyio.to_thread
 
 from lanecache.errors import LanecacheError
 from lanecache.servers import keeper
+from lanecache.servers.certificates import Certificates, make_certificates
 from lanecache.servers.programs import Product, Program, find_program
 
 START_TIMEOUT_S = 90.0
@@ -54,6 +55,7 @@ class PrivateServer(ABC):
         options: more options of the server, by name without dashes; ``True``/``False`` are spelt as
             the server wants them, ``None`` makes a bare flag.
         port: the TCP port on 127.0.0.1; default: a free one.
+        tls: TLS with ``certificates`` of its own (databases offer it, Redis insists on it).
         templates: a folder that keeps prepared data folders, one per version, for a faster start.
     """
 
@@ -66,6 +68,7 @@ class PrivateServer(ABC):
         durable: bool = False,
         options: Mapping[str, Option] | None = None,
         port: int | None = None,
+        tls: bool = False,
         templates: Path | None = None,
     ) -> None:
         self.program: Program = find_program(self.product, series)
@@ -74,7 +77,9 @@ class PrivateServer(ABC):
         self.host = "127.0.0.1"
         self.port = port or 0
         self.pid: int | None = None  # of the server while it runs
+        self.certificates: Certificates | None = None  # from the first start on, with `tls`
         self._port_wanted = port
+        self._tls = tls
         self._templates = templates
         self._folder: Path | None = None
         self._keeper: _KeeperPipe | None = None
@@ -164,6 +169,8 @@ class PrivateServer(ABC):
         first = self._folder is None
         if first:
             self._open_folder()
+            if self._tls:
+                self.certificates = make_certificates(self.folder / "tls")
             await self._prepare()
         for attempts_left in (3, 2, 1, 0):
             if not self.port:
