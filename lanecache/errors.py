@@ -16,9 +16,9 @@
         ├── SinkConflict       ... another process writes under the same source name
         └── PositionLost       ... the position that was written is gone and the config says stop
 
-A message is one sentence that says what is wrong, where, and what to do. ``retryable`` tells whether
-trying again later can help without anybody doing anything; state is never changed by an error unless
-its docstring says so.
+A message is one sentence that says what is wrong, where, and what to do. ``retryable`` tells
+whether trying again later can help without anybody doing anything; state is never changed by an
+error unless its docstring says so.
 """
 
 from __future__ import annotations

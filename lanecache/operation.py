@@ -261,9 +261,7 @@ class Sink(Protocol):
     and whatever the checkpoint does not cover is applied again.
     """
 
-    async def open(
-        self, source: str, writer: str, durable: DurableCallback
-    ) -> Checkpoint | None:
+    async def open(self, source: str, writer: str, durable: DurableCallback) -> Checkpoint | None:
         """Connect, make sure that no earlier writer is still at work, and give what is stored.
 
         Raises:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from lanecache.operation import OperationSet
+if TYPE_CHECKING:
+    from lanecache.operation import OperationSet
 
 
 class ColumnKind(Enum):

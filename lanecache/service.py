@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from lanecache.config import Config, load_config
 from lanecache.delivery import Delivery, SinkRewound
-from lanecache.errors import ConfigError, LanecacheError, SourceError
+from lanecache.errors import LanecacheError
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
 from lanecache.ingest.engine import Ingest
@@ -30,6 +27,12 @@ from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Position, Sink
 from lanecache.sinks.make import make_sink
 from lanecache.statistics import SinkStatistics, Statistics, take_statistics
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
 
 logger = logging.getLogger("lanecache")
 
@@ -247,7 +250,8 @@ class Service:
         await self._stopping.wait()
         reading.cancel()
 
-    async def _replicate(self, group: TaskGroup, reading: anyio.CancelScope, guard: Callable[..., Awaitable[None]]
+    async def _replicate(
+        self, group: TaskGroup, reading: anyio.CancelScope, guard: Callable[..., Any]
     ) -> None:
         checkpoints: dict[str, Any] = {}
         with reading:
@@ -262,9 +266,7 @@ class Service:
             for delivery in self._deliveries.values():
                 await delivery.wait_durable_all()
         if drain.cancelled_caught:
-            logger.warning(
-                "stopped before everything was durable; it is applied at the next start"
-            )
+            logger.warning("stopped before everything was durable; it is applied at the next start")
         group.cancel_scope.cancel()
 
     async def _open(self, name: str, delivery: Delivery, into: dict[str, Any]) -> None:
@@ -326,5 +328,3 @@ def start(
         SourceError, SinkError: the database or a target refuses for good; nothing is left running.
     """
     return Starting(config, once)
-
-

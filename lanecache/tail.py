@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
-from lanecache.config import Config
 from lanecache.ingest.engine import Ingest
 from lanecache.invalidations import Invalidations
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Clear, Delete, Operation, Set, Transaction
+
+if TYPE_CHECKING:
+    from lanecache.config import Config
 
 
 async def tail(config: Config, write: Callable[[str], None], limit: int | None = None) -> None:
@@ -46,9 +48,7 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         for audience in lanes.audiences
         for name in audience
     }
-    ingest = Ingest(
-        config, lanes, outlets, prefixes={}, report=Invalidations(config.lanes).report
-    )
+    ingest = Ingest(config, lanes, outlets, prefixes={}, report=Invalidations(config.lanes).report)
     failures: list[Exception] = []
     async with anyio.create_task_group() as group:
 

@@ -21,7 +21,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-import lanecache
+import lanecache.checks
+import lanecache.tail
 from lanecache.cli import main
 from lanecache.cli.failures import CutShort, Exit, ReaderGone, report, single_error
 from lanecache.cli.live import LiveLine, line_writer, live_line
@@ -33,6 +34,7 @@ from lanecache.errors import (
     SinkUnavailable,
     SourceError,
 )
+from lanecache.finding import Finding, Severity
 from lanecache.statistics import LinkState, SinkStatistics, SourceStatistics, Statistics
 
 TOML = """
@@ -52,12 +54,6 @@ STATISTICS = Statistics(
     sinks={"main": SinkStatistics(state=LinkState.CONNECTED, queue_bytes=25, queue_bytes_max=100)},
     ready=True,
 )
-
-
-class Finding(msgspec.Struct, frozen=True):
-    severity: str
-    what: str
-    remedy: str = ""
 
 
 class Service:
@@ -114,12 +110,9 @@ class Engine:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = Engine()
-    service = types.ModuleType("lanecache.service")
-    service.check = engine.check  # type: ignore[attr-defined]
-    service.tail = engine.tail  # type: ignore[attr-defined]
-    monkeypatch.setattr(lanecache, "start", engine.start, raising=False)
-    monkeypatch.setattr(lanecache, "service", service, raising=False)
-    monkeypatch.setitem(sys.modules, "lanecache.service", service)
+    monkeypatch.setattr(lanecache, "start", engine.start)
+    monkeypatch.setattr(lanecache.checks, "check_all", engine.check)
+    monkeypatch.setattr(lanecache.tail, "tail", engine.tail)
     return engine
 
 
@@ -432,8 +425,8 @@ def test_check_prints_each_finding_with_its_remedy(
     engine: Engine, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine.findings = [
-        Finding("ok", "the source answers"),
-        Finding("warning", "binlog_row_metadata is MINIMAL", "SET GLOBAL … = FULL"),
+        Finding(Severity.OK, "the source answers"),
+        Finding(Severity.WARNING, "binlog_row_metadata is MINIMAL", "SET GLOBAL … = FULL"),
     ]
     assert main(["check", config]) == 0
     assert capsys.readouterr().out == (
@@ -447,7 +440,10 @@ def test_check_prints_each_finding_with_its_remedy(
 def test_check_ends_with_1_when_there_is_a_fault(
     engine: Engine, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine.findings = [Finding("fault", "no privilege", "GRANT …"), Finding("ok", "x")]
+    engine.findings = [
+        Finding(Severity.FAULT, "no privilege", "GRANT …"),
+        Finding(Severity.OK, "x"),
+    ]
     assert main(["check", config]) == 1
     assert "fault: no privilege\n  remedy: GRANT …\n" in capsys.readouterr().out
 
@@ -462,9 +458,9 @@ def test_check_uses_marks_on_a_terminal(
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
     engine.findings = [
-        Finding("ok", "a"),
-        Finding("warning", "b", "do b"),
-        Finding("fault", "c", "do c"),
+        Finding(Severity.OK, "a"),
+        Finding(Severity.WARNING, "b", "do b"),
+        Finding(Severity.FAULT, "c", "do c"),
     ]
     assert main(["check", config]) == 1
     shown = screen.getvalue()
@@ -475,7 +471,7 @@ def test_check_uses_marks_on_a_terminal(
 def test_check_keeps_its_exit_code_when_the_reader_of_the_pipe_is_gone(
     engine: Engine, config: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    engine.findings = [Finding("fault", "no privilege", "GRANT …")]
+    engine.findings = [Finding(Severity.FAULT, "no privilege", "GRANT …")]
     reading, writing = os.pipe()
     os.close(reading)
     with (
@@ -509,14 +505,12 @@ def test_tail_ends_with_0_when_the_reader_of_the_pipe_is_gone(config: str, tmp_p
     script.write_text(
         textwrap.dedent(
             """
-            import sys, types
-            import lanecache, lanecache.cli
-            service = types.ModuleType("lanecache.service")
+            import sys
+            import lanecache.cli, lanecache.tail
             async def tail(config, write, limit):
                 while True:
                     write("x" * 1000)
-            service.tail = tail
-            lanecache.service = sys.modules["lanecache.service"] = service
+            lanecache.tail.tail = tail
             sys.exit(lanecache.cli.main(["tail", sys.argv[1]]))
             """
         ),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lanecache.config import LaneConfig
 from lanecache.errors import ConfigError
-from lanecache.lanes import Lanes, Severity
+from lanecache.finding import Severity
+from lanecache.lanes import Lanes
 from lanecache.operation import Clear, Delete, OperationSet, Set, operation_size_bytes
 from lanecache.row import (
     BoundTable,
@@ -573,21 +574,21 @@ def test_a_key_that_leaves_out_primary_key_columns_is_a_warning() -> None:
     lanes = Lanes([lane("p:{name}"), lane("q:{name}", value="none"), lane()], ["main"])
     (finding,) = lanes.lane_findings(PRODUCT)
     assert finding.severity is Severity.WARNING
-    assert finding.lane == "lane 1 (shop.product -> p:{name})"
-    assert 'leaves out "id" of the primary key' in finding.message
+    assert finding.what.startswith("lane 1 (shop.product -> p:{name}): ")
+    assert 'leaves out "id" of the primary key' in finding.what
 
 
 def test_a_table_without_a_primary_key_is_a_warning() -> None:
     shape = TableShape("shop", "product", PRODUCT.columns)
     (finding,) = Lanes([lane()], ["main"]).lane_findings(shape)
     assert finding.severity is Severity.WARNING
-    assert "no primary key" in finding.message
+    assert "no primary key" in finding.what
 
 
 def test_a_lane_that_cannot_work_is_an_error_with_a_remedy() -> None:
     (finding,) = Lanes([lane(value="column:nam")], ["main"]).lane_findings(PRODUCT)
-    assert finding.severity is Severity.ERROR
-    assert 'did you mean "name"?' in finding.message
+    assert finding.severity is Severity.FAULT
+    assert 'did you mean "name"?' in finding.what
     assert finding.remedy
 
 

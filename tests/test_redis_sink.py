@@ -275,10 +275,10 @@ async def test_nothing_is_executed_behind_a_refused_exec(refusal: bytes) -> None
 
 @pytest.mark.parametrize("run_length", [1, 40])
 async def test_what_is_sent_and_not_answered_stays_below_the_window(run_length: int) -> None:
-    window = 20_000
+    window = 16_000  # a little more than one batch
     async with FakeRedis() as server:
         durable = Durable()
-        sink = await opened(server.url, durable, window_bytes_max=window, batch_bytes_max=6000)
+        sink = await opened(server.url, durable, window_bytes_max=window, batch_bytes_max=15_000)
         protocol = sink._protocol()
         most = 0
         write = protocol._transport.write
@@ -289,7 +289,7 @@ async def test_what_is_sent_and_not_answered_stays_below_the_window(run_length: 
             write(data)
 
         protocol._transport.write = spy  # type: ignore[method-assign]
-        run = [transaction(n, Set("a", b"x" * 1000), Set(f"{n}", b"y" * 500)) for n in range(400)]
+        run = [transaction(n, Set(f"{n}", b"x" * 1500)) for n in range(400)]
         for first in range(0, len(run), run_length):
             await sink.apply(run[first : first + run_length])
         await durable.wait(len(run))
@@ -347,6 +347,27 @@ async def test_a_spilled_transaction_forgets_all_before_it_sets_any() -> None:
     assert later.count("MSET") > 20
     assert later.count("SET") == 1, "the position moves once, at the end"
     assert later[-3:] == ["MSET", "SET", "EXEC"]
+
+
+async def test_no_value_is_set_behind_a_key_that_could_not_be_forgotten() -> None:
+    refused = 0
+
+    def answer(command: Command) -> bytes | None:
+        nonlocal refused
+        if command[0] == b"UNLINK" and not refused:
+            refused += 1
+            return b"-MISCONF Redis is configured to save RDB snapshots.\r\n"
+        return None
+
+    async with FakeRedis(answer) as server:
+        sink = await opened(server.url, batch_bytes_max=30_000)
+        writes = [Set(f"k{n}", b"x" * 1000) for n in range(100)]
+        error = await end_of(sink, transaction(1, *writes, spilled=True))
+        assert isinstance(error, SinkUnavailable)
+        assert "cannot save to disk" in str(error)
+        await sink.close()
+        assert refused == 1
+        assert "MSET" not in server.names()
 
 
 @pytest.mark.servers
@@ -461,6 +482,19 @@ async def test_older_data_that_came_back_is_no_conflict(redis_server: Redis) -> 
     older = Checkpoint(SOURCE, transaction(3).position, transaction(3).version, "one before me")
     await redis_server.execute("SET", POSITION_KEY, older.encode())
     assert await sink.open(SOURCE, "me", durable) == older
+    await sink.close()
+
+
+@pytest.mark.servers
+async def test_a_claim_that_was_lost_with_a_crash_of_redis_is_no_conflict(
+    redis_server: Redis,
+) -> None:
+    before = Checkpoint(SOURCE, transaction(3).position, transaction(3).version, "one before me")
+    await redis_server.execute("SET", POSITION_KEY, before.encode())
+    sink = sink_for(redis_server.url())
+    assert await sink.open(SOURCE, "me", Durable()) == before
+    await redis_server.execute("SET", POSITION_KEY, before.encode())
+    assert await sink.open(SOURCE, "me", Durable()) == before
     await sink.close()
 
 
@@ -834,7 +868,7 @@ def test_an_error_that_is_not_known_is_tried_again_and_named(text: str) -> None:
 
 
 def write_certificates(folder: Path) -> None:
-    """Write an authority's certificate (ca.pem), and a server's signed by it (cert.pem, key.pem)."""
+    """Write an authority's certificate (ca.pem) and a server's (cert.pem, key.pem)."""
     now = datetime.datetime.now(datetime.UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lanecache tests")])

@@ -20,12 +20,13 @@ from lanecache.errors import (
     SourceError,
     SourceUnavailable,
 )
+from lanecache.finding import Finding, Severity
 from lanecache.gtid import MARIADB, MYSQL, MysqlGtidSet, parse_gtid_set
 from lanecache.ingest.address import SourceAddress, TlsMode, parse_source_url
-from lanecache.ingest.checks import Finding, Severity, check_source
+from lanecache.ingest.checks import check_source
 from lanecache.ingest.login import log_in
 from lanecache.ingest.protocol import Block
-from lanecache.ingest.schema import parse_labels
+from lanecache.ingest.schema import parse_labels, table_shape
 from lanecache.ingest.server import ReplicaIdentity, Server, commit_token
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.operation import Position
@@ -179,7 +180,7 @@ def test_a_url_of_another_form_is_refused_without_its_password(url: str) -> None
 
 def test_a_certificate_that_is_not_there_is_a_config_error() -> None:
     address = parse_source_url("mysql://u@h/?ssl_ca=/nowhere/ca.pem")
-    with pytest.raises(ConfigError, match="ssl_ca=/nowhere/ca.pem .*No such file"):
+    with pytest.raises(ConfigError, match=r"ssl_ca=/nowhere/ca\.pem .*No such file"):
         address.ssl_context()
 
 
@@ -464,6 +465,11 @@ async def test_columns_are_as_declared(database: DatabaseServer, schema: str) ->
     assert (by_name["d"].numeric_precision, by_name["d"].numeric_scale) == (12, 3)
     assert by_name["t"].datetime_precision == 4
     assert [by_name[name].generated for name in "agh"] == ["", "virtual", "stored"]
+    shape = table_shape(schema, "t", columns)
+    assert [column.kind.name for column in shape.columns] == (
+        ["INTEGER", "INTEGER", "TEXT", "SET", "TEXT", "DECIMAL", "TIME", "INTEGER", "INTEGER"]
+    )
+    assert shape.primary_key == (1, 0)
     assert not by_name["b"].nullable
     assert by_name["d"].nullable
 
@@ -730,12 +736,16 @@ async def test_a_connection_cut_within_an_event_is_lost_and_gives_what_was_whole
             host=proxy.host, port=proxy.port, user=address.user, password=address.password
         )
         found: list[int] = []
-        async with open_dump(through, facts, position, IDENTITY) as stream:
+        async with open_dump(
+            through, facts, position, IDENTITY, heartbeat_s=0.1, deadline_s=15
+        ) as stream:
             proxy.cut_after(150_000)
             with pytest.raises(SourceUnavailable):
                 await read_on(stream, found)
         assert found.count(XID) == 1
-        async with open_dump(through, facts, position, IDENTITY) as stream:
+        async with open_dump(
+            through, facts, position, IDENTITY, heartbeat_s=0.1, deadline_s=15
+        ) as stream:
             await stream.read()
             proxy.inject(b"\0\0\0garbage that no server sends")
             with pytest.raises(SourceUnavailable, match="no binlog dump"):
@@ -746,7 +756,11 @@ async def test_a_connection_cut_within_an_event_is_lost_and_gives_what_was_whole
 
 
 def problems(findings: list[Finding]) -> list[tuple[Severity, str]]:
-    return [(finding.severity, finding.what) for finding in findings if not finding.ok]
+    return [
+        (finding.severity, finding.what)
+        for finding in findings
+        if finding.severity is not Severity.OK
+    ]
 
 
 @pytest.mark.servers
@@ -777,18 +791,18 @@ async def test_every_setting_that_is_wrong_is_found_with_its_remedy(
     text = "\n".join(
         f"{finding.severity.value}: {finding.what} -> {finding.remedy}"
         for finding in findings
-        if not finding.ok
+        if finding.severity is not Severity.OK
     )
     for expected in (
-        "error: binlog_format is STATEMENT",
+        "fault: binlog_format is STATEMENT",
         "SET GLOBAL binlog_format = 'ROW'",
         "warning: binlog_row_image is MINIMAL",
         "warning: binlog_row_metadata is MINIMAL",
         "SET GLOBAL binlog_row_metadata = 'FULL'",
         "warning: binlogs are kept for 1 hours",
         "warning: the server leaves schemas out of its binlog (binlog_ignore_db = hidden)",
-        "error: source.server_id = 1 is already used",
-        "error: the table shop.nothing is not there",
+        "fault: source.server_id = 1 is already used",
+        "fault: the table shop.nothing is not there",
         "GRANT SELECT ON shop.nothing",
     ):
         assert expected in text
@@ -798,7 +812,7 @@ async def test_every_setting_that_is_wrong_is_found_with_its_remedy(
 async def test_a_server_without_a_binlog_is_found_and_refused(new_server: NewServer) -> None:
     mariadb = await new_server(MariaDb, options={"skip_log_bin": None})
     findings = await check_source(SourceConfig(url=mariadb.url()))
-    assert (Severity.ERROR, "log_bin is off: there is no binlog to read") in problems(findings)
+    assert (Severity.FAULT, "log_bin is off: there is no binlog to read") in problems(findings)
     async with connected(mariadb.url()) as server:
         for start in ("latest", "earliest", "0-1-1"):
             with pytest.raises(SourceError, match="start it with log_bin"):
@@ -815,7 +829,7 @@ async def test_missing_privileges_are_found(database: DatabaseServer) -> None:
     finally:
         await database.execute("DROP USER blind")
     found = problems(findings)
-    assert [severity for severity, _ in found] == [Severity.WARNING, Severity.ERROR]
+    assert [severity for severity, _ in found] == [Severity.WARNING, Severity.FAULT]
     assert "BINLOG MONITOR" in found[0][1] or "REPLICATION CLIENT" in found[0][1]
     assert "REPLICATION SLAVE" in found[1][1]
 
@@ -823,7 +837,7 @@ async def test_missing_privileges_are_found(database: DatabaseServer) -> None:
 async def test_a_source_that_is_away_is_the_only_finding(tmp_path: Any) -> None:
     findings = await check_source(SourceConfig(url=f"mysql+unix://u@{tmp_path}/no.sock"))
     assert len(findings) == 1
-    assert not findings[0].ok
+    assert findings[0].severity is Severity.FAULT
     assert "cannot be reached" in findings[0].what
 
 

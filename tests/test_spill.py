@@ -90,6 +90,15 @@ def test_a_clear_supersedes_earlier_parts_and_not_its_own(spilled: SpilledOperat
     assert by_key(spilled) == {"p:2": Set("p:2", b"new"), "q:1": Set("q:1", b"kept")}
 
 
+def test_an_invalidated_one_only_deletes(spilled: SpilledOperations) -> None:
+    spilled.append(part_of(Set("p:1", b"v"), Set("q:1", b"v"), Delete("q:2")))
+    spilled.append(part_of(Clear("p:")))
+    spilled.finish(invalidated=True)
+    spilled.finish()
+    assert by_key(spilled) == {"q:1": Delete("q:1"), "q:2": Delete("q:2")}
+    assert spilled.clears() == ("p:",)
+
+
 def test_it_says_that_it_is_spilled(spilled: SpilledOperations) -> None:
     assert spilled.spilled
     assert not OperationSet().spilled

@@ -213,7 +213,11 @@ def test_schemas(sql: str, schema: str) -> None:
     ],
 )
 def test_harmless_statements(sql: str) -> None:
-    assert classify(sql, "shop") == Statement(Kind.HARMLESS)
+    statement = classify(sql, "shop")
+    assert statement.kind is Kind.HARMLESS
+    assert not statement.may_touch_others
+    defines = sql.startswith(("ALTER TABLE", "CREATE TABLE"))
+    assert tables(statement) == ({"shop.t"} if defines else set())
 
 
 @pytest.mark.parametrize(

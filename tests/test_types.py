@@ -41,7 +41,13 @@ _HEX = "HEX({})"
 _NUMBER = "{} + 0"
 _EXACT_FLOAT = "CAST({} AS DOUBLE)"
 
-_STRINGS = ["''", "'plain'", "'caf\u00e9 \u20ac'", "'quote \" slash \\\\\\\\ tab \\t'", "'  spaces  '"]
+_STRINGS = [
+    "''",
+    "'plain'",
+    "'caf\u00e9 \u20ac'",
+    "'quote \" slash \\\\\\\\ tab \\t'",
+    "'  spaces  '",
+]
 _WIDE = [*_STRINGS, "'\U0001f600 \u4e2d\u6587'", "CONCAT('a', CHAR(0), 'b')"]
 _BYTES = ["x''", "x'00'", "x'ff00fe'", "x'61000000'", "REPEAT(x'ab', 16)"]
 _DATES = ["'0000-00-00'", "'1000-01-01'", "'2024-02-29'", "'9999-12-31'", "'2024-00-00'"]
@@ -159,9 +165,7 @@ async def _compare(database: DatabaseServer, schema: str, cases: list[Case]) -> 
                 # Each row takes every other column's NULL, so that no fast path sees all of it.
                 changes = [f"c{i} = NULL" for i in range(0, len(cases), 2)]
                 await session.execute(f"UPDATE t SET {', '.join(changes)} WHERE id % 2 = 1")
-            await service.wait_for(
-                await lanecache.commit_token(session.connection), timeout_s=30.0
-            )
+            await service.wait_for(await lanecache.commit_token(session.connection), timeout_s=30.0)
             selected = ", ".join(
                 how.format(f"c{index}") for index, (_, _, how, _) in enumerate(cases)
             )

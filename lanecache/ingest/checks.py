@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from lanecache.errors import ConfigError, SourceClash, SourceError
+from lanecache.finding import Finding, fault, ok, warning
 from lanecache.gtid import MARIADB, MYSQL
 from lanecache.ingest.address import SourceAddress, parse_source_url
 from lanecache.ingest.server import Server
@@ -20,22 +18,6 @@ if TYPE_CHECKING:
 
 # Binlogs that are kept for less leave no time to repair anything before the position is purged.
 _RETENTION_MIN_S = 24 * 3600
-
-
-class Severity(Enum):
-    """What a finding that is not ok means for a run."""
-
-    ERROR = "error"  # it cannot work, or changes would be missed
-    WARNING = "warning"  # it works, but worse than it could
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was checked: what was found, and what to do where that is not right."""
-
-    ok: bool
-    severity: Severity
-    what: str
-    remedy: str = ""
 
 
 async def check_source(
@@ -57,9 +39,7 @@ async def check_source(
         address = parse_source_url(config.url)
         server = Server(address, connect_timeout_s=config.connect_timeout_s)
         facts = await server.facts()
-        findings.append(
-            _fine(f"connected to {facts.product} {facts.version_text} at {address.where}")
-        )
+        findings.append(ok(f"connected to {facts.product} {facts.version_text} at {address.where}"))
         findings += _check_settings(facts)
         findings += await _check_position(server, facts)
         findings += await _check_identity(server, config)
@@ -68,61 +48,49 @@ async def check_source(
         for schema, table in tables:
             findings.append(await _check_table(server, facts, schema, table))
     except (ConfigError, SourceError) as error:
-        findings.append(_error(str(error), ""))
+        findings.append(fault(str(error), ""))
     finally:
         if server is not None:
             await server.close()
     return findings
 
 
-def _fine(what: str) -> Finding:
-    return Finding(True, Severity.WARNING, what)
-
-
-def _error(what: str, remedy: str) -> Finding:
-    return Finding(False, Severity.ERROR, what, remedy)
-
-
-def _warning(what: str, remedy: str) -> Finding:
-    return Finding(False, Severity.WARNING, what, remedy)
-
-
 def _check_settings(facts: ServerFacts) -> Iterator[Finding]:
     if facts.log_bin:
-        yield _fine("log_bin is on")
+        yield ok("log_bin is on")
     else:
-        yield _error("log_bin is off: there is no binlog to read", "start the server with log_bin")
+        yield fault("log_bin is off: there is no binlog to read", "start the server with log_bin")
     if facts.server_id:
-        yield _fine(f"the server's own server_id is {facts.server_id}")
+        yield ok(f"the server's own server_id is {facts.server_id}")
     else:
-        yield _error("the server's own server_id is 0", "SET GLOBAL server_id = 1")
+        yield fault("the server's own server_id is 0", "SET GLOBAL server_id = 1")
     if facts.binlog_format == "ROW":
-        yield _fine("binlog_format is ROW")
+        yield ok("binlog_format is ROW")
     else:
-        yield _error(
+        yield fault(
             f"binlog_format is {facts.binlog_format}: changes do not arrive as rows",
             "SET GLOBAL binlog_format = 'ROW', and in the server's configuration; then have the "
             "clients connect again",
         )
     if facts.binlog_row_image == "FULL":
-        yield _fine("binlog_row_image is FULL")
+        yield ok("binlog_row_image is FULL")
     else:
-        yield _warning(
+        yield warning(
             f"binlog_row_image is {facts.binlog_row_image}: rows arrive in part, and keys or "
             "values that need the rest are invalidated",
             "SET GLOBAL binlog_row_image = 'FULL', and in the server's configuration",
         )
     if facts.binlog_row_metadata == "FULL":
-        yield _fine("binlog_row_metadata is FULL")
+        yield ok("binlog_row_metadata is FULL")
     else:
-        yield _warning(
+        yield warning(
             f"binlog_row_metadata is {facts.binlog_row_metadata or 'not known to the server'}: "
             "columns are read from information_schema, and around a change of a table its lanes "
             "can be invalidated",
             "SET GLOBAL binlog_row_metadata = 'FULL', and in the server's configuration",
         )
     if "PARTIAL_JSON" in facts.binlog_row_value_options:
-        yield _warning(
+        yield warning(
             "binlog_row_value_options is PARTIAL_JSON: JSON values arrive as differences",
             "SET GLOBAL binlog_row_value_options = ''",
         )
@@ -132,22 +100,22 @@ def _check_settings(facts: ServerFacts) -> Iterator[Finding]:
 def _check_gtids_and_retention(facts: ServerFacts) -> Iterator[Finding]:
     if facts.flavor == MYSQL:
         if facts.gtids:
-            yield _fine("gtid_mode is ON")
+            yield ok("gtid_mode is ON")
         else:
-            yield _warning(
+            yield warning(
                 f"gtid_mode is {facts.gtid_mode}: positions are file and offset, which another "
                 "server does not know after a failover, and there are no commit tokens",
                 "SET GLOBAL enforce_gtid_consistency = ON, then gtid_mode step by step to ON",
             )
     if 0 < facts.binlog_expire_s < _RETENTION_MIN_S:
-        yield _warning(
+        yield warning(
             f"binlogs are kept for {facts.binlog_expire_s / 3600:.3g} hours: after a longer stop "
             "the position is purged",
             "SET GLOBAL binlog_expire_logs_seconds = 604800 (MariaDB: or expire_logs_days = 7)",
         )
     else:
         kept = f"{facts.binlog_expire_s / 86400:.3g} days" if facts.binlog_expire_s else "for ever"
-        yield _fine(f"binlogs are kept {kept}")
+        yield ok(f"binlogs are kept {kept}")
 
 
 async def _check_position(server: Server, facts: ServerFacts) -> list[Finding]:
@@ -159,9 +127,9 @@ async def _check_position(server: Server, facts: ServerFacts) -> list[Finding]:
     if status is None:
         what = f"the user lacks {privilege}"
         if facts.gtids:
-            return [_warning(f"{what}: files and offsets of the binlog are not shown", remedy)]
-        return [_error(f"{what}: without GTIDs no position can be read", remedy)]
-    findings = [_fine(f"the binlog ends at {status.file}:{status.offset}")]
+            return [warning(f"{what}: files and offsets of the binlog are not shown", remedy)]
+        return [fault(f"{what}: without GTIDs no position can be read", remedy)]
+    findings = [ok(f"the binlog ends at {status.file}:{status.offset}")]
     filters = [
         f"{name} = {value}"
         for name, value in (
@@ -172,7 +140,7 @@ async def _check_position(server: Server, facts: ServerFacts) -> list[Finding]:
     ]
     if filters:
         findings.append(
-            _warning(
+            warning(
                 f"the server leaves schemas out of its binlog ({'; '.join(filters)})",
                 "remove the filter from the server's configuration, or keep lanes off them",
             )
@@ -186,16 +154,16 @@ async def _check_identity(server: Server, config: SourceConfig) -> list[Finding]
     try:
         await server.identify(config.name or server.address.where, config.server_id)
     except SourceClash as error:
-        return [_error(str(error), "")]
+        return [fault(str(error), "")]
     if await server.replicas() is None:
         return [
-            _warning(
+            warning(
                 f"whether another replica uses source.server_id = {config.server_id} is not known: "
                 "the user may not list the replicas",
                 "GRANT REPLICATION MASTER ADMIN ON *.* to the user (MySQL: REPLICATION SLAVE)",
             )
         ]
-    return [_fine(f"source.server_id = {config.server_id} is used by nobody else")]
+    return [ok(f"source.server_id = {config.server_id} is used by nobody else")]
 
 
 async def _check_dump(
@@ -215,16 +183,16 @@ async def _check_dump(
         ) as stream:
             await stream.read()
     except SourceError as error:
-        return _error(str(error), "")
-    return _fine("the user may read the binlog")
+        return fault(str(error), "")
+    return ok("the user may read the binlog")
 
 
 async def _check_table(server: Server, facts: ServerFacts, schema: str, table: str) -> Finding:
     columns = await server.table_columns(schema, table)
     if columns is not None:
-        return _fine(f"the table {schema}.{table} has {len(columns)} columns")
+        return ok(f"the table {schema}.{table} has {len(columns)} columns")
     what = f"the table {schema}.{table} is not there, or the user may not see it"
     remedy = f"check the name, or GRANT SELECT ON {schema}.{table} to the user"
     if facts.binlog_row_metadata == "FULL":
-        return _warning(what, remedy)
-    return _error(f"{what}, and the binlog does not name its columns", remedy)
+        return warning(what, remedy)
+    return fault(f"{what}, and the binlog does not name its columns", remedy)

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lanecache.errors import BinlogError, EventUnknown
-from lanecache.gtid import GtidSet
 from lanecache.ingest import binlog as b
-from lanecache.ingest.protocol import Block
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.statements import Statement, StatementKind, classify
-from lanecache.ingest.schema import ColumnFacts
 from lanecache.ingest.tables import MappedTable, NamedTable, Tables
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
+
+if TYPE_CHECKING:
+    from lanecache.gtid import GtidSet
+    from lanecache.ingest.protocol import Block
+    from lanecache.ingest.schema import ColumnFacts
 
 _ROWS = {
     b.WRITE_ROWS_V1: RowKind.WRITE,

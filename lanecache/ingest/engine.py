@@ -12,12 +12,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from lanecache.backoff import Backoff
-from lanecache.config import Config
 from lanecache.errors import (
     BinlogError,
     EventUnknown,
@@ -47,8 +46,11 @@ from lanecache.operation import (
     Transaction,
     Version,
 )
-from lanecache.row import Problem, TableMapping
 from lanecache.statistics import LinkState, SourceStatistics
+
+if TYPE_CHECKING:
+    from lanecache.config import Config
+    from lanecache.row import Problem, TableMapping
 
 logger = logging.getLogger("lanecache.ingest")
 
@@ -153,7 +155,9 @@ class Ingest:
         """Wait until the source streams for the first time."""
         await self._started.wait()
 
-    async def run(self, checkpoints: Mapping[str, Checkpoint | None], *, once: bool = False) -> None:
+    async def run(
+        self, checkpoints: Mapping[str, Checkpoint | None], *, once: bool = False
+    ) -> None:
         """Follow the source from what the targets hold; for ever, or until its end with ``once``.
 
         Raises:
@@ -294,8 +298,17 @@ class Ingest:
     async def _skip_purged(self, error: PositionPurged) -> None:
         """Go on at the oldest binlog, with nothing in the caches, if the configuration says so."""
         if self._config.source.on_purged == "stop":
-            raise error
-        position = await self.server.resolve_start("earliest")
+            raise PositionPurged(
+                f'{error}; or set source.on_purged = "clear" to empty the lanes and go on from the'
+                " oldest position"
+            ) from error
+        while True:
+            try:
+                position = await self.server.resolve_start("earliest")
+            except SourceUnavailable as failure:
+                await self._pause(failure)
+            else:
+                break
         logger.error(
             "source: %s; clearing every lane's keys and going on from the oldest position, %s"
             ' (on_purged = "clear")',
@@ -303,6 +316,7 @@ class Ingest:
             position,
         )
         self._ahead.clear()
+        self._unstored = None
         for name, transaction in self._clearing(self._outlets, position).items():
             self._outlets[name].offer(transaction)
         self._position = position
@@ -316,6 +330,8 @@ class Ingest:
         self._state = LinkState.WAITING
         self._last_error = str(error)
         self._stream = None
+        # What made the dump silent may hold the control connection as well: it would be waited for.
+        await self.server.close()
         await anyio.sleep(self._backoff.delay_s())
 
     # Following.

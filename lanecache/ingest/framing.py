@@ -144,13 +144,17 @@ class EventFramer:
         last = end - _FRONT.size
         while position <= last:
             front, marker, size = unpack(view, position)
-            stop = position + 5 + size
-            if stop > end or front != expected + size or marker:
-                break
-            found((position + 5, stop))
+            start = position + 5
+            stop = start + size
+            if front - size != expected or marker or stop > end:
+                # The sequence number wraps around; masking it only here saves a tenth.
+                expected &= 0xFFFFFFFF
+                if front - size != expected or marker or stop > end:
+                    break
+            found((start, stop))
             position = stop
-            expected = (expected + 0x1000000) & 0xFFFFFFFF
-        self._sequence = expected >> 24
+            expected += 0x1000000
+        self._sequence = expected >> 24 & 0xFF
         return Block(bytes(view[:position]), spans), position
 
     def _look(self) -> None:

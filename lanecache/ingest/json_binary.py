@@ -159,7 +159,9 @@ def _packed_time_text(kind: int, packed: int) -> str:
         packed = -packed
     whole, micros = packed >> 24, packed & 0xFFFFFF
     if kind == _TYPE_TIME:
-        return f"{sign}{whole >> 12 & 0x3FF:02d}:{whole >> 6 & 63:02d}:{whole & 63:02d}.{micros:06d}"
+        return (
+            f"{sign}{whole >> 12 & 0x3FF:02d}:{whole >> 6 & 63:02d}:{whole & 63:02d}.{micros:06d}"
+        )
     day, clock = whole >> 17, whole & 0x1FFFF
     year_month = day >> 5
     text = f"{year_month // 13:04d}-{year_month % 13:02d}-{day & 31:02d}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lanecache.errors import PositionPurged, SourceClash, SourceError, SourceUnavailable
 
 _DUMP_FAILED = 1236
-_SAME_SERVER_ID = 4052  # MariaDB, since 10.6
+_SAME_SERVER_ID = 4052  # MariaDB's own number for it
 
 # Parts of the messages behind error 1236, in lower case.
 _CLASH = ("same server_uuid/server_id", "same server_id")

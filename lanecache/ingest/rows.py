@@ -15,13 +15,12 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.columns import CODE_NAMES, ColumnCode, column_code
-from lanecache.ingest.table import TableMap
 from lanecache.row import (
     Column,
     ColumnForm,
@@ -30,6 +29,9 @@ from lanecache.row import (
     TableShape,
     Unreadable,
 )
+
+if TYPE_CHECKING:
+    from lanecache.ingest.table import TableMap
 
 Decode = Callable[[bytes, int, int], list[Image]]
 """``decode(data, start, end)``: the images of the rows in ``data[start:end]``."""
@@ -162,9 +164,7 @@ def _images(
         images.append(_Image(present_before, tuple(wanted), tuple(result), lacking))
     if kind is not RowKind.DELETE:
         carried = {
-            use.index
-            for use in after
-            if kind is RowKind.UPDATE and present_before >> use.index & 1
+            use.index for use in after if kind is RowKind.UPDATE and present_before >> use.index & 1
         }
         wanted, result, lacking = image("a", after, present_after, carried)
         images.append(_Image(present_after, tuple(wanted), tuple(result), lacking))
@@ -270,7 +270,9 @@ def _generate_columns(
         wanted = [index for index in run if index in uses]
         if wanted:
             layout = "".join(
-                code.columns[index].layout if index in uses else f"{code.columns[index].size_bytes}x"
+                code.columns[index].layout
+                if index in uses
+                else f"{code.columns[index].size_bytes}x"
                 for index in run
             )
             targets = "".join(f"r{index}, " for index in wanted)
@@ -341,9 +343,7 @@ def _generate_forms(
     for line in lines:
         source.add(depth + 1, line)
     source.add(depth, "except VALUE_ERRORS as error:")
-    source.add(
-        depth + 1, f"{' = '.join(use.variable for use in uses)} = Unreadable(str(error))"
-    )
+    source.add(depth + 1, f"{' = '.join(use.variable for use in uses)} = Unreadable(str(error))")
 
 
 def read_rows(decoder: RowDecoder, data: bytes, start: int, end: int) -> tuple[list[Image], bool]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from lanecache.ingest.facts import text_of
+from lanecache.row import Column, ColumnKind, TableShape
 
 COLUMNS_QUERY = """
 SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE,
@@ -33,6 +34,18 @@ _LABEL = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
 _ESCAPED = re.compile(r"''|\\(.)", re.DOTALL)
 # What append_unescaped in the servers' sql/unireg.cc and sql/sql_show.cc writes with a backslash.
 _ESCAPES = {"0": "\0", "n": "\n", "r": "\r", "\\": "\\"}
+
+_KINDS = {
+    **dict.fromkeys(
+        ("tinyint", "smallint", "mediumint", "int", "bigint", "year", "bit"), ColumnKind.INTEGER
+    ),
+    **dict.fromkeys(("float", "double"), ColumnKind.FLOAT),
+    **dict.fromkeys(("date", "time", "datetime", "timestamp"), ColumnKind.TIME),
+    **dict.fromkeys(("enum", "inet4", "inet6", "uuid"), ColumnKind.TEXT),
+    "decimal": ColumnKind.DECIMAL,
+    "set": ColumnKind.SET,
+    "json": ColumnKind.JSON,
+}
 
 
 class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +81,29 @@ def parse_columns(
     """Read the rows of ``COLUMNS_QUERY`` and the names of ``PRIMARY_KEY_QUERY``."""
     places = {name: index for index, name in enumerate(primary_key)}
     return [_parse_column(row, places) for row in rows]
+
+
+def table_shape(schema: str, table: str, columns: Sequence[ColumnFacts]) -> TableShape:
+    """Give the shape of a table as the lanes would see it if its rows came now."""
+    key = [
+        (column.primary_key_index, index)
+        for index, column in enumerate(columns)
+        if column.primary_key_index is not None
+    ]
+    return TableShape(
+        schema,
+        table,
+        tuple(Column(column.name, _column_kind(column)) for column in columns),
+        tuple(index for _, index in sorted(key)),
+    )
+
+
+def _column_kind(column: ColumnFacts) -> ColumnKind:
+    kind = _KINDS.get(column.data_type)
+    if kind is not None:
+        return kind
+    # What is left has a charset and is text, or has none: blobs, geometries, vectors.
+    return ColumnKind.TEXT if column.charset is not None else ColumnKind.BINARY
 
 
 def parse_labels(column_type: str) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ async def open_dump(
     """
     command = dump_command(position, facts, identity, wait=wait)
     connection = await log_in(address, timeout_s=connect_timeout_s)
+    transport: asyncio.Transport | None = None
     try:
         try:
             with anyio.fail_after(connect_timeout_s):
@@ -135,6 +136,9 @@ async def open_dump(
         transport.write(command)
         yield BinlogStream(protocol, transport, address.where, wait=wait)
     finally:
+        if transport is not None:
+            # Not close(): with TLS that waits for a server which goes on sending.
+            transport.abort()
         connection.close()
 
 

@@ -65,7 +65,15 @@ class SpilledOperations:
         LanecacheError: the directory cannot be written to.
     """
 
-    __slots__ = ("_cleared_at", "_directory", "_finished", "_part", "_size_bytes", "_store")
+    __slots__ = (
+        "_cleared_at",
+        "_directory",
+        "_finished",
+        "_invalidated",
+        "_part",
+        "_size_bytes",
+        "_store",
+    )
 
     spilled = True
 
@@ -76,6 +84,7 @@ class SpilledOperations:
         self._cleared_at: dict[str, int] = {}
         self._size_bytes = 0
         self._finished = False
+        self._invalidated = False
 
     @property
     def size_bytes(self) -> int:
@@ -108,14 +117,19 @@ class SpilledOperations:
             add(key, kind, part, ttl_s or 0.0, value)
         self._size_bytes += operations.size_bytes
 
-    def finish(self) -> None:
+    def finish(self, *, invalidated: bool = False) -> None:
         """Write out what is buffered; from here on it can be walked. Idempotent.
+
+        Args:
+            invalidated: turn every ``Set`` into a ``Delete`` of its key, as
+                ``OperationSet.invalidate`` does; it stays so.
 
         Raises:
             LanecacheError: as ``append``.
         """
         self._store.flush()
         self._finished = True
+        self._invalidated = self._invalidated or invalidated
 
     def clears(self) -> Sequence[str]:
         """Give all prefixes that were cleared, at any point."""
@@ -129,6 +143,9 @@ class SpilledOperations:
             RuntimeError: ``finish`` was not called yet.
         """
         self._check_finished()
+        if self._invalidated:
+            yield from map(Delete, self.keys())
+            return
         for store, partition in self._partitions(self._store):
             yield from store.net_writes(partition, self._is_live())
 

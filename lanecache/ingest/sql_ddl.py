@@ -20,6 +20,11 @@ def _tables_of(*tables: tuple[str, str]) -> Statement:
     return Statement(StatementKind.TABLE_DDL, frozenset(tables))
 
 
+def _defined(table: tuple[str, str]) -> Statement:
+    """A definition changes, and no value with it."""
+    return Statement(StatementKind.HARMLESS, frozenset({table}))
+
+
 # What may stand between CREATE, ALTER or DROP and the kind of object that it is about.
 _MODIFIERS: Final = frozenset(
     [
@@ -94,7 +99,7 @@ def create(cursor: Cursor) -> Statement:
         if if_missing and not _may_fill(cursor):
             # Applications do this at every start. A table that is there stays as it is, and one
             # that is not was cleared when it went.
-            return HARMLESS
+            return _defined(table)
         return _tables_of(table)
     if word in ("DATABASE", "SCHEMA"):
         cursor.accept("IF", "NOT", "EXISTS")
@@ -210,7 +215,7 @@ def _alter_table(cursor: Cursor, *, rows_may_go: bool) -> Statement:
             touches = True
         cursor.find({","})
         cursor.accept(",")
-    return _tables_of(*tables) if touches else HARMLESS
+    return _tables_of(*tables) if touches else _defined(table)
 
 
 _KEYWORDS_OF_INDEXES: Final = frozenset(

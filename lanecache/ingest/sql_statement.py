@@ -32,11 +32,12 @@ class StatementKind(Enum):
 class Statement(msgspec.Struct, frozen=True):
     """A classified statement.
 
-    ``tables`` are ``(schema, table)`` as written, the default schema filled in. ``schema`` is set
-    for ``SCHEMA_DDL``. ``name`` is the savepoint's name, or the XA transaction's in the form of
-    :func:`xid_text`. ``may_touch_others`` says that tables which the text does not name may be
-    changed too: always so for ``DML``, since triggers, cascading foreign keys, views and functions
-    do not show in it, and for ``UNKNOWN``.
+    ``tables`` are ``(schema, table)`` as written, the default schema filled in; those of a
+    ``HARMLESS`` one may have another definition now (an index, say), but the same values.
+    ``schema`` is set for ``SCHEMA_DDL``. ``name`` is the savepoint's name, or the XA transaction's
+    in the form of :func:`xid_text`. ``may_touch_others`` says that tables which the text does not
+    name may be changed too: always so for ``DML``, since triggers, cascading foreign keys, views
+    and functions do not show in it, and for ``UNKNOWN``.
     """
 
     kind: StatementKind

@@ -8,12 +8,15 @@ minimal metadata, ``with_schema`` adds what ``information_schema`` says, behind 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.charsets import BINARY, charset_of_collation
-from lanecache.ingest.schema import ColumnFacts
+
+if TYPE_CHECKING:
+    from lanecache.ingest.schema import ColumnFacts
 
 # Column types (MySQL include/field_types.h, MariaDB include/mysql_com.h).
 TINY, SHORT, LONG, FLOAT, DOUBLE, NULL, TIMESTAMP, LONGLONG, INT24 = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -23,9 +26,7 @@ BLOB_COMPRESSED, VARCHAR_COMPRESSED = 140, 141
 VECTOR, JSON, NEWDECIMAL, ENUM, SET = 242, 245, 246, 247, 248
 TINY_BLOB, MEDIUM_BLOB, LONG_BLOB, BLOB, VAR_STRING, STRING, GEOMETRY = range(249, 256)
 
-_NUMERIC = frozenset(
-    {TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE, YEAR}
-)
+_NUMERIC = frozenset({TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE, YEAR})
 _CHARACTER = frozenset(
     {STRING, VAR_STRING, VARCHAR, BLOB, TINY_BLOB, MEDIUM_BLOB, LONG_BLOB}
     | {BLOB_COMPRESSED, VARCHAR_COMPRESSED}
@@ -171,9 +172,7 @@ def _with_metadata(
             changes[index]["unsigned"] = bool(bits[nth >> 3] << (nth & 7) & 0x80)
 
     character = [
-        i
-        for i, kind in enumerate(of_type)
-        if kind in _CHARACTER or (mariadb and kind == GEOMETRY)
+        i for i, kind in enumerate(of_type) if kind in _CHARACTER or (mariadb and kind == GEOMETRY)
     ]
     for indexes, default, each in (
         (character, _DEFAULT_CHARSET, _COLUMN_CHARSET),
@@ -331,9 +330,7 @@ def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap 
     """
     where = f"{table_map.schema}.{table_map.table}"
     if len(schema) != len(table_map.columns):
-        return (
-            f"{where} has {len(schema)} columns today and {len(table_map.columns)} in the binlog"
-        )
+        return f"{where} has {len(schema)} columns today and {len(table_map.columns)} in the binlog"
     columns = []
     for column, today in zip(table_map.columns, schema, strict=True):
         if not _same_type(column, today):
@@ -351,7 +348,9 @@ def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap 
             filled["labels"] = tuple(label.encode("utf-8") for label in today.labels)
             filled["charset"] = "utf8mb4"
         elif column.charset is None and column.type in _CHARACTER:
-            filled["charset"] = _CHARSET_ALIASES.get(today.charset or BINARY, today.charset or BINARY)
+            filled["charset"] = _CHARSET_ALIASES.get(
+                today.charset or BINARY, today.charset or BINARY
+            )
         columns.append(msgspec.structs.replace(column, **filled))
     key = sorted(
         (today.primary_key_index, index)

@@ -8,20 +8,23 @@ never looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lanecache.errors import BinlogError, SchemaUnknown
 from lanecache.ingest.rows import RowDecoder, RowKind, TableCode, compile_rows, read_rows
-from lanecache.ingest.schema import ColumnFacts
 from lanecache.ingest.table import (
     TableMap,
     packed_int,
     parse_table_map,
     with_schema,
 )
-from lanecache.operation import OperationSet
 from lanecache.row import BoundTable, Image, Problem, TableMapping
+
+if TYPE_CHECKING:
+    from lanecache.ingest.schema import ColumnFacts
+    from lanecache.operation import OperationSet
 
 _TABLE_ID_BYTES = 6
 _TABLE_MAP_FRONT_BYTES = 8  # table id and flags

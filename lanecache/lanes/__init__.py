@@ -1,6 +1,5 @@
 """Lanes: "this table becomes these keys". Row changes come in, operations go out; no I/O."""
 
-from lanecache.lanes.binding import LaneFinding, Severity
 from lanecache.lanes.mapping import Lanes
 
-__all__ = ["LaneFinding", "Lanes", "Severity"]
+__all__ = ["Lanes"]

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from lanecache.finding import Finding, fault, warning
 from lanecache.lanes.lane import Lane, ValueKind, nearest
 from lanecache.row import ColumnForm, ColumnKind, ColumnUse, TableShape
 
 if TYPE_CHECKING:
     from lanecache.lanes.key import Part
-
-
-class Severity(Enum):
-    """How much a finding weighs."""
-
-    ERROR = "error"  # the lane cannot work: its rows clear its prefix
-    WARNING = "warning"
-
-
-class LaneFinding(msgspec.Struct, frozen=True):
-    """What ``check`` says of a lane over a table: what is wrong, and what to do about it."""
-
-    lane: str
-    severity: Severity
-    message: str
-    remedy: str
 
 
 class BoundLane(msgspec.Struct, frozen=True):
@@ -115,21 +99,20 @@ def bind_lane(
     )
 
 
-def find_faults(bound: BoundLane, shape: TableShape) -> list[LaneFinding]:
+def find_faults(bound: BoundLane, shape: TableShape) -> list[Finding]:
     """Judge one lane over one shape of a table."""
     name = bound.lane.name
+    where = f"{shape.schema}.{shape.table}"
     if bound.reason:
-        return [LaneFinding(name, Severity.ERROR, bound.reason, bound.remedy)]
+        return [fault(f"{name}: {bound.reason}", bound.remedy)]
     if bound.lane.kind is ValueKind.NONE:
         # A shared key is only deleted more often than need be.
         return []
     if not shape.primary_key:
         return [
-            LaneFinding(
-                name,
-                Severity.WARNING,
-                f"the table {shape.schema}.{shape.table} has no primary key that is known, so "
-                f"several rows may share one key, and the last one written stands under it",
+            warning(
+                f"{name}: {where} has no primary key that is known, so several rows may share one"
+                " key, and the last one written stands under it",
                 "add a primary key and put its columns into the lane's key",
             )
         ]
@@ -138,12 +121,9 @@ def find_faults(bound: BoundLane, shape: TableShape) -> list[LaneFinding]:
         return []
     columns = ", ".join(f'"{column}"' for column in missing)
     return [
-        LaneFinding(
-            name,
-            Severity.WARNING,
-            f"the key leaves out {columns} of the primary key, so several rows of "
-            f"{shape.schema}.{shape.table} may share one key, and the last one written stands "
-            f"under it",
+        warning(
+            f"{name}: the key leaves out {columns} of the primary key, so several rows of {where}"
+            " may share one key, and the last one written stands under it",
             "put the whole primary key (or a unique key without NULL) into the lane's key, "
             'or use value = "none"',
         )

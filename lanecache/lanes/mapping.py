@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from lanecache.errors import ConfigError
-from lanecache.lanes.binding import BoundLane, LaneFinding, bind_lane, find_faults
+from lanecache.lanes.binding import BoundLane, bind_lane, find_faults
 from lanecache.lanes.compiled import CompiledTable
 from lanecache.lanes.lane import Lane, parse_lane
 
 if TYPE_CHECKING:
     from lanecache.config import LaneConfig
+    from lanecache.finding import Finding
     from lanecache.operation import OperationSet
     from lanecache.row import TableShape
 
@@ -81,7 +82,7 @@ class Lanes:
         """Compile the lanes of a table for one shape of it. It takes about a millisecond."""
         return CompiledTable(shape, self._bound(shape))
 
-    def lane_findings(self, shape: TableShape) -> list[LaneFinding]:
+    def lane_findings(self, shape: TableShape) -> list[Finding]:
         """Judge the lanes of a table over one shape of it, for ``check``."""
         return [finding for lane in self._bound(shape) for finding in find_faults(lane, shape)]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lanecache.errors import ConfigError
+from lanecache.finding import Finding, ok
 from lanecache.redaction import redact_url
 from lanecache.sinks.memory import MemorySink
 from lanecache.sinks.redis import RedisSink
+from lanecache.sinks.redis_checks import check_redis
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -32,3 +34,16 @@ def make_sink(name: str, config: SinkConfig) -> Sink:
         f"{path} = {redact_url(config.url)!r} is of no kind that this version knows: {_SCHEMES}",
         path=path,
     )
+
+
+async def check_sink(name: str, config: SinkConfig, source: str) -> list[Finding]:
+    """Check the target of a sink for ``lanecache check``; nothing in it is changed.
+
+    Raises:
+        ConfigError: as ``make_sink``.
+        SinkError: the target cannot be reached or will not do.
+    """
+    sink = make_sink(name, config)
+    if isinstance(sink, RedisSink):
+        return await check_redis(name, config, source)
+    return [ok(f"sink {name} is in this process's memory: its data ends with the process")]

@@ -84,6 +84,8 @@ class RedisSink:
         self._durable: DurableCallback = _no_callback
         # The version of what this object last saw or put in Redis as its own; None before that.
         self._claimed: Version | None = None
+        # Whose positions this object has claimed: they may come back with an old snapshot.
+        self._predecessors: set[str] = set()
         # Keys whose command failed inside an EXEC that moved the position: they must be forgotten.
         self._damaged: dict[str, None] = {}
         self._warned = False
@@ -184,6 +186,8 @@ class RedisSink:
         )
         await protocol.ask("SET", key, claimed.encode())
         self._claimed = checkpoint.version
+        if checkpoint.writer != self._writer:
+            self._predecessors.add(checkpoint.writer)
         return checkpoint
 
     def _decode(self, stored: bytes | None) -> Checkpoint | None:
@@ -209,12 +213,14 @@ class RedisSink:
     def _refuse_conflict(self, checkpoint: Checkpoint | None) -> None:
         """Raise when another writer went on from where this one stood.
 
-        A foreign checkpoint below our own is no conflict: Redis came back with older data.
+        A foreign checkpoint below our own, or of one whom this object has succeeded, is no conflict:
+        Redis came back with older data.
         """
         if (
             checkpoint is not None
             and self._claimed is not None
             and checkpoint.writer != self._writer
+            and checkpoint.writer not in self._predecessors
             and checkpoint.version >= self._claimed
         ):
             raise SinkConflict(

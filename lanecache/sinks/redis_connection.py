@@ -221,7 +221,7 @@ async def _check_server(protocol: RedisProtocol, where: str, sink: str) -> None:
     answer = await protocol.try_ask("INFO", "server")
     if answer is FORBIDDEN:
         return  # every command that is needed has been there since 6.2
-    fields = _parse_info(answer)
+    fields = parse_info(answer)
     if fields.get("redis_mode") == "cluster":
         raise error_of_cluster(where, sink)
     refusal = error_of_version(fields.get("redis_version", ""), where, sink)
@@ -258,7 +258,7 @@ def _error_of_login(error: Exception, where: str, sink: str, *, tls_wanted: bool
     return SinkUnavailable(f"Redis at {where} cannot be reached: {text}", sink=sink)
 
 
-def _parse_info(answer: object) -> Mapping[str, str]:
+def parse_info(answer: object) -> Mapping[str, str]:
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
     pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {name: value for name, _, value in pairs}

@@ -1,0 +1,101 @@
+"""``lanecache check`` for a Redis sink. It reads only; earlier writers stay connected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lanecache.errors import SinkError
+from lanecache.finding import Finding, fault, ok, warning
+from lanecache.operation import Checkpoint
+from lanecache.sinks.redis_commands import position_key
+from lanecache.sinks.redis_connection import address_of, connect, parse_info, read_bytes
+from lanecache.sinks.redis_protocol import FORBIDDEN, RedisProtocol
+from lanecache.sinks.redis_replies import COMMANDS_NEEDED
+
+if TYPE_CHECKING:
+    from lanecache.config import SinkConfig
+
+_GRANT = f"ACL SETUSER <user> ~* {COMMANDS_NEEDED}"
+
+
+async def check_redis(name: str, config: SinkConfig, source: str) -> list[Finding]:
+    """Check connection, role, memory policy and stored position of a Redis.
+
+    Raises:
+        ConfigError: the URL is wrong.
+        SinkError: it cannot be reached or will not do; nothing was changed.
+    """
+    connection = await connect(config, name)
+    try:
+        protocol = connection.protocol
+        findings = [ok(f"sink {name}: connected to Redis at {address_of(config.url)}")]
+        findings += await _check_settings(protocol, name)
+        findings.append(await _check_clients(protocol, name))
+        findings.append(await _check_position(protocol, name, source))
+        return findings
+    finally:
+        connection.close()
+
+
+async def _check_settings(protocol: RedisProtocol, name: str) -> list[Finding]:
+    findings: list[Finding] = []
+    replication = await protocol.try_ask("INFO", "replication")
+    if replication is not FORBIDDEN and parse_info(replication).get("role") == "slave":
+        findings.append(
+            fault(
+                f"sink {name}: this Redis is a read-only replica",
+                f"point sinks.{name}.url at the primary",
+            )
+        )
+    memory = await protocol.try_ask("INFO", "memory")
+    if memory is FORBIDDEN:
+        return findings
+    fields = parse_info(memory)
+    policy = fields.get("maxmemory_policy", "")
+    if fields.get("maxmemory", "0") == "0" or policy.startswith("volatile"):
+        return findings
+    if policy == "noeviction":
+        findings.append(
+            warning(
+                f"sink {name}: when maxmemory is met this Redis refuses writes, and the caches"
+                " stay as they are until there is room",
+                "CONFIG SET maxmemory-policy volatile-lru, and give the lanes a ttl_s",
+            )
+        )
+    else:
+        findings.append(
+            warning(
+                f"sink {name}: maxmemory-policy is {policy}, which can evict the position too:"
+                " the next start would clear the lanes' keys",
+                "CONFIG SET maxmemory-policy volatile-lru, and give the lanes a ttl_s",
+            )
+        )
+    return findings
+
+
+async def _check_clients(protocol: RedisProtocol, name: str) -> Finding:
+    if await protocol.try_ask("CLIENT", "LIST") is FORBIDDEN:
+        return warning(
+            f"sink {name}: the user may not list and end connections, so that each start waits"
+            " until the position stands still",
+            _GRANT,
+        )
+    return ok(f"sink {name}: the user may end the connections of an earlier writer")
+
+
+async def _check_position(protocol: RedisProtocol, name: str, source: str) -> Finding:
+    key = position_key(source)
+    stored = await read_bytes(protocol, key)
+    if stored is None:
+        return ok(
+            f"sink {name}: no position is stored for source {source!r}: the first start clears the"
+            " lanes' keys and begins at source.start"
+        )
+    try:
+        checkpoint = Checkpoint.decode(stored)
+    except ValueError as error:
+        raise SinkError(
+            f"sink {name}: {key} holds no position ({error}): delete the key to start anew",
+            sink=name,
+        ) from None
+    return ok(f"sink {name}: source {source!r} has been applied up to {checkpoint.position}")
