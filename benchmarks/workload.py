@@ -37,6 +37,7 @@ CREATE TABLE {SCHEMA}.{TABLE} (
 
 INSERTS, UPDATES = 0.5, 0.3  # shares of the changes; what is left are deletes
 NULLS = 0.1  # share of the rows with a NULL in ``note``
+ODD = 0.005  # share of the words that JSON escapes or that are more than ASCII
 
 _STATUSES = ("new", "paid", "packed", "sent", "closed")
 _WORDS = (
@@ -256,7 +257,7 @@ class _Changes:
         words: list[str] = []
         size = 0
         while size < wanted:
-            pool = _ODD if self._random.random() < 0.02 else _WORDS
+            pool = _ODD if self._random.random() < ODD else _WORDS
             words.append(self._random.choice(pool))
             size += len(words[-1]) + 1
         return " ".join(words)

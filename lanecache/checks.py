@@ -33,7 +33,7 @@ async def check_all(config: Config) -> list[Finding]:
     reachable = bool(findings) and findings[0].severity is Severity.OK
     if reachable:
         try:
-            findings += await _check_lanes(config, lanes)
+            findings += await check_lanes(config, lanes)
         except SourceError as error:
             findings.append(fault(str(error), ""))
     for name, sink in config.sinks.items():
@@ -44,7 +44,12 @@ async def check_all(config: Config) -> list[Finding]:
     return findings
 
 
-async def _check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
+async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
+    """Judge every lane over the tables that the database has now; changes nothing.
+
+    Raises:
+        SourceError: the database cannot be asked.
+    """
     server = Server(
         parse_source_url(config.source.url), connect_timeout_s=config.source.connect_timeout_s
     )

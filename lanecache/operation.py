@@ -152,7 +152,7 @@ class Operations(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Keys, values and ``OPERATION_OVERHEAD_BYTES`` each: what it costs in memory or on disk."""
+        """Keys, values and ``OPERATION_OVERHEAD_BYTES`` each: its cost in memory or on disk."""
         ...
 
     @property

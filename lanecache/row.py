@@ -34,11 +34,11 @@ class ColumnForm(Enum):
     """How a decoder gives a column's value. NULL is ``None`` in ``TEXT`` and ``RAW``."""
 
     JSON = "json"
-    """A fragment of JSON text: a ``str``, or an ``int`` that ``%s`` makes one. NULL is ``"null"``."""
+    """A fragment of JSON text: a ``str``, or an ``int`` for ``%s``. NULL is ``"null"``."""
 
     TEXT = "text"
     """What stands in a key, before it is percent-encoded: an ``int`` for ``INTEGER``, else a
-    ``str`` as the server prints it; ``BINARY`` as lower-case hexadecimal; ``SET`` joined by commas."""
+    ``str`` as the server prints it; ``BINARY`` in lower-case hexadecimal, ``SET`` with commas."""
 
     RAW = "raw"
     """``bytes``: a ``BINARY`` column's own, anything else its ``TEXT`` in UTF-8."""
@@ -144,7 +144,7 @@ class TableMapping(Protocol):
         ...
 
     def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
-        """Add a ``Clear`` for every lane of the table; give the prefixes. Empty: no lane matches."""
+        """Add a ``Clear`` for every lane of the table; give the prefixes, none if no lane matches."""
         ...
 
     def clear_schema(self, schema: str, into: Sequence[OperationSet]) -> list[str]:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from lanecache.checks import check_lanes
 from lanecache.config import Config, load_config
 from lanecache.delivery import Delivery, SinkRewound
-from lanecache.errors import LanecacheError
+from lanecache.errors import LanecacheError, SourceError
+from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
 from lanecache.ingest.engine import Ingest
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lanecache")
 
-# A source that says nothing for this many heartbeats is not healthy; the connection is dropped then.
+# A source that says nothing for this many heartbeats is not healthy; its connection is dropped.
 _SILENT_HEARTBEATS = 3
 
 STOP_DEADLINE_S = 20.0
@@ -96,6 +98,7 @@ class Service:
         )
         self._started_at = time.time()
         self._streaming = anyio.Event()
+        self._judged = anyio.Event()
         self._stopping = anyio.Event()
         self._drain_deadline_s = STOP_DEADLINE_S
         self._task: asyncio.Task[None] | None = None
@@ -261,7 +264,9 @@ class Service:
             for name, delivery in self._deliveries.items():
                 group.start_soon(guard, delivery.run, name=f"sink {name}")
             group.start_soon(self._tell_streaming, name="tell streaming")
+            group.start_soon(self._judge_lanes, name="judge lanes")
             await self._ingest.run(checkpoints, once=self._once)
+            await self._judged.wait()
         with anyio.move_on_after(None if self._once else self._drain_deadline_s) as drain:
             for delivery in self._deliveries.values():
                 await delivery.wait_durable_all()
@@ -271,6 +276,21 @@ class Service:
 
     async def _open(self, name: str, delivery: Delivery, into: dict[str, Any]) -> None:
         into[name] = await delivery.open_first()
+
+    async def _judge_lanes(self) -> None:
+        """Say once, in the log, which lanes cannot work over the tables as they are now."""
+        await self._ingest.wait_started()
+        if self._judged.is_set():
+            return
+        try:
+            for finding in await check_lanes(self._config, self._lanes):
+                if finding.severity is not Severity.OK:
+                    logger.warning("%s; %s", finding.what, finding.remedy)
+        except SourceError as error:
+            # The source itself tells of what keeps it from working.
+            logger.info("the lanes could not be judged: %s", error)
+        finally:
+            self._judged.set()
 
     async def _tell_streaming(self) -> None:
         await self._ingest.wait_started()

@@ -528,15 +528,18 @@ async def test_a_killed_redis_that_came_back_empty_stops_the_delivery(new_server
 @pytest.mark.servers
 async def test_a_killed_redis_that_came_back_empty_is_gone_on_with(new_server: Any) -> None:
     server = await new_server(Redis)
-    delivery = redis_delivery(server.url(), on_lost="clear")
-    async with running(delivery):
-        delivery.offer(counting(1))
-        await delivery.wait_durable_all()
-        await server.kill()
-        await server.start()
-        await server.execute("MSET", "k:old", "stale", "other", "kept")
-        delivery.offer(transaction(2, Set("k:1", b"2")))
-        await delivery.wait_durable_all()
+    async with FaultProxy(server.host, server.port) as proxy:
+        delivery = redis_delivery(f"redis://{proxy.host}:{proxy.port}", on_lost="clear")
+        async with running(delivery):
+            delivery.offer(counting(1))
+            await delivery.wait_durable_all()
+            proxy.refuse()
+            await server.kill()
+            await server.start()
+            await server.execute("MSET", "k:old", "stale", "other", "kept")
+            proxy.refuse(False)
+            delivery.offer(transaction(2, Set("k:1", b"2")))
+            await delivery.wait_durable_all()
     keys = sorted(await server.execute("KEYS", "*"))
     assert keys == [b"k:1", position_key(SOURCE).encode(), b"other"]
 

@@ -59,8 +59,9 @@ async def test_the_cache_can_be_a_private_redis():
 
 @pytest.mark.usefixtures("mariadb")
 async def test_a_terminal_shows_the_database_and_the_cache():
-    console, output = plain_console(force_terminal=True, height=30, legacy_windows=False)
-    console.size = (100, 30)
+    console, output = plain_console(
+        force_terminal=True, height=30, legacy_windows=False, _environ={"TERM": "xterm-256color"}
+    )
     assert await run_demo(seconds=1.5, console=console) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue())
     for expected in ("The database", "committed", "after ", "product:", '{"id":', "Ctrl-C"):

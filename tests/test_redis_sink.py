@@ -33,6 +33,7 @@ from lanecache.sinks.redis_commands import (
     position_key,
     writer_name,
 )
+from lanecache.sinks.redis_protocol import RedisProtocol
 from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
 from lanecache.testing.proxy import Direction, FaultProxy
 
@@ -273,6 +274,23 @@ async def test_nothing_is_executed_behind_a_refused_exec(refusal: bytes) -> None
         assert b"a" not in server.strings
 
 
+class OutstandingSpy:
+    """Stands before a protocol's transport and sees how much is under way after each write."""
+
+    def __init__(self, protocol: RedisProtocol) -> None:
+        self.most_bytes = 0
+        self._protocol = protocol
+        self._transport = protocol._transport
+        protocol._transport = self  # type: ignore[assignment]
+
+    def write(self, data: bytes) -> None:
+        self.most_bytes = max(self.most_bytes, self._protocol.outstanding_bytes)
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._transport.close()
+
+
 @pytest.mark.parametrize("run_length", [1, 40])
 async def test_what_is_sent_and_not_answered_stays_below_the_window(run_length: int) -> None:
     window = 16_000  # a little more than one batch
@@ -280,21 +298,13 @@ async def test_what_is_sent_and_not_answered_stays_below_the_window(run_length: 
         durable = Durable()
         sink = await opened(server.url, durable, window_bytes_max=window, batch_bytes_max=15_000)
         protocol = sink._protocol()
-        most = 0
-        write = protocol._transport.write
-
-        def spy(data: bytes) -> None:
-            nonlocal most
-            most = max(most, protocol.outstanding_bytes)
-            write(data)
-
-        protocol._transport.write = spy  # type: ignore[method-assign]
+        spy = OutstandingSpy(protocol)
         run = [transaction(n, Set(f"{n}", b"x" * 1500)) for n in range(400)]
         for first in range(0, len(run), run_length):
             await sink.apply(run[first : first + run_length])
         await durable.wait(len(run))
         await sink.close()
-        assert 0 < most <= window
+        assert 0 < spy.most_bytes <= window
         assert protocol.outstanding_bytes == 0
 
 

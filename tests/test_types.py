@@ -107,7 +107,8 @@ CASES: list[Case] = [
     ("BLOB", [*_BYTES, "REPEAT(x'fe', 60000)"], _HEX, _base64),
     ("MEDIUMBLOB", [*_BYTES, "REPEAT(x'fd', 70000)"], _HEX, _base64),
     ("LONGBLOB", _BYTES, _HEX, _base64),
-    ("ENUM('a', 'b,c', 'd''e', '\u00fc')", ["'a'", "'b,c'", "'d''e'", "'\u00fc'", "0"], _TEXT, _same),
+    ("ENUM('a', 'b,c', 'd''e', '\u00fc')", ["'a'", "'b,c'", "'d''e'", "'\u00fc'", "0"],
+     _TEXT, _same),
     (f"ENUM({', '.join(repr(f'l{n}') for n in range(300))})", ["'l0'", "'l255'", "'l299'"],
      _TEXT, _same),
     ("ENUM('a', '\u00fc') CHARACTER SET latin1", ["'a'", "'\u00fc'"], _TEXT, _same),
@@ -122,7 +123,8 @@ DOCUMENTS = [
     "null", "true", "1", "-1", "65536", "4294967296", "18446744073709551615", "1.5", "1e300",
     '""', '"text \\"quoted\\" \u20ac"', "[]", "{}", '{"b": 1, "a": [1, 2.5, "x", null, true]}',
     json.dumps({"nested": [[[[{"deep": [1]}]]]]}), json.dumps({"k" * 300: "v" * 70000}),
-    json.dumps(list(range(-40000, 40000, 7))), json.dumps([{"id": n, "f": n / 3} for n in range(3000)]),
+    json.dumps(list(range(-40000, 40000, 7))),
+    json.dumps([{"id": n, "f": n / 3} for n in range(3000)]),
 ]  # fmt: skip
 
 

@@ -209,7 +209,7 @@ def _with_metadata(
 def _collations(
     fields: dict[int, bytes], default: int, each: int, count: int
 ) -> list[tuple[int, int]]:
-    """Give (index among the columns concerned, collation) pairs; none where the binlog is silent."""
+    """Give (index among the columns concerned, collation) pairs; none if the binlog is silent."""
     if each in fields:
         numbers = _packed_ints(fields[each])
         if len(numbers) != count:

@@ -201,7 +201,7 @@ def double_text(value: float) -> str:
 
 
 def float_text(value: float) -> str:
-    """Give the shortest decimal that reads back to the same 32-bit value (given as a 64-bit one)."""
+    """Give the shortest decimal that reads back to the same 32-bit value."""
     packed = _pack_float(value)
     for digits in range(1, 10):
         text = f"{value:.{digits}g}"

@@ -24,7 +24,6 @@ from lanecache.operation import (
     Delete,
     DurableCallback,
     Operations,
-    OperationSet,
     Set,
     Transaction,
     Version,
@@ -36,6 +35,7 @@ from lanecache.sinks.redis_commands import (
     encode_forget,
     encode_writes,
     escape_glob,
+    fold,
     position_key,
 )
 from lanecache.sinks.redis_connection import (
@@ -213,8 +213,8 @@ class RedisSink:
     def _refuse_conflict(self, checkpoint: Checkpoint | None) -> None:
         """Raise when another writer went on from where this one stood.
 
-        A foreign checkpoint below our own, or of one whom this object has succeeded, is no conflict:
-        Redis came back with older data.
+        A foreign checkpoint below our own, or of one whom this object has succeeded, is no
+        conflict: Redis came back with older data.
         """
         if (
             checkpoint is not None
@@ -256,7 +256,7 @@ class RedisSink:
             operations = transaction.operations
             apart = operations.spilled or bool(operations.clears())
             if index > first and (apart or size + operations.size_bytes > size_max):
-                yield _folded(run[first:index])
+                yield fold(run[first:index])
                 first, size = index, 0
             if apart:
                 yield (transaction,), operations
@@ -264,7 +264,7 @@ class RedisSink:
             else:
                 size += operations.size_bytes
         if first < len(run):
-            yield _folded(run[first:])
+            yield fold(run[first:])
 
     async def _execute(
         self,
@@ -380,20 +380,6 @@ class RedisSink:
                 protocol.fail(error)
 
         reply.add_done_callback(check)
-
-
-def _folded(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]:
-    if len(run) == 1:
-        return run, run[0].operations
-    folded = OperationSet()
-    for transaction in run:
-        operations = transaction.operations
-        if isinstance(operations, OperationSet):
-            folded.extend(operations)
-        else:
-            for write in operations.writes():
-                folded.add(write)
-    return run, folded
 
 
 def _forget_result(reply: asyncio.Future[list[Any]]) -> None:

@@ -7,13 +7,13 @@ The keys of one batch are distinct, so the order of the commands inside ``EXEC``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 from urllib.parse import quote
 
 import hiredis
 
-from lanecache.operation import Delete, Set
+from lanecache.operation import Delete, Operations, OperationSet, Set, Transaction
 
 # The package's own stub (3.5) declares its argument as a tuple of exactly one element.
 pack_command = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)
@@ -59,6 +59,21 @@ def writer_name(source: str) -> str:
 def escape_glob(prefix: str) -> str:
     """Give the ``MATCH`` pattern for every key that begins with ``prefix``, taken literally."""
     return "".join("\\" + char if char in "*?[\\" else char for char in prefix) + "*"
+
+
+def fold(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]:
+    """Fold the operations of plain transactions (no clears) into one set; one is left as it is."""
+    if len(run) == 1:
+        return run, run[0].operations
+    folded = OperationSet()
+    for transaction in run:
+        operations = transaction.operations
+        if isinstance(operations, OperationSet):
+            folded.extend(operations)
+        else:
+            for write in operations.writes():
+                folded.add(write)
+    return run, folded
 
 
 def encode_writes(

@@ -7,7 +7,6 @@ over by :class:`RedisProtocol`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import ssl
 from collections.abc import Mapping
@@ -42,8 +41,6 @@ from lanecache.sinks.redis_replies import (
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
-
-logger = logging.getLogger("lanecache.sinks.redis")
 
 # CLIENT KILL frees at once, save where I/O threads hold the client: then within a few rounds.
 _KILL_ROUNDS_MAX = 50
