@@ -40,12 +40,59 @@ NULLS = 0.1  # share of the rows with a NULL in ``note``
 ODD = 0.005  # share of the words that JSON escapes or that are more than ASCII
 
 _STATUSES = ("new", "paid", "packed", "sent", "closed")
-_WORDS = (
-    "amber anchor basalt beacon birch bottle canvas cedar cobalt copper drawer ember fabric falcon"
-    " garnet glass granite hammer harbor hazel hinge indigo jasper kettle ladder lantern linen"
-    " magnet maple marble meadow nickel olive orchid paper pebble pewter quartz ribbon saddle sand"
-    " silver spruce steel stone timber velvet walnut willow winter zinc"
-).split()
+_WORDS = [
+    "amber",
+    "anchor",
+    "basalt",
+    "beacon",
+    "birch",
+    "bottle",
+    "canvas",
+    "cedar",
+    "cobalt",
+    "copper",
+    "drawer",
+    "ember",
+    "fabric",
+    "falcon",
+    "garnet",
+    "glass",
+    "granite",
+    "hammer",
+    "harbor",
+    "hazel",
+    "hinge",
+    "indigo",
+    "jasper",
+    "kettle",
+    "ladder",
+    "lantern",
+    "linen",
+    "magnet",
+    "maple",
+    "marble",
+    "meadow",
+    "nickel",
+    "olive",
+    "orchid",
+    "paper",
+    "pebble",
+    "pewter",
+    "quartz",
+    "ribbon",
+    "saddle",
+    "sand",
+    "silver",
+    "spruce",
+    "steel",
+    "stone",
+    "timber",
+    "velvet",
+    "walnut",
+    "willow",
+    "winter",
+    "zinc",
+]
 # A few of each, as real text has them: what JSON escapes, and what is more than one byte.
 _ODD = ('12" rule', "so-called \\ path", "line\nbreak", "Größe", "naïve café", "東京", "🙂")
 _STATEMENTS_PER_PACKET = 100

@@ -272,7 +272,7 @@ class Delivery:
             done.bytes += last.operations.size_bytes
         done.transactions += count
         done.durable_at = time.time()
-        self._checkpoint = Checkpoint(last.source, last.position, last.version, self._writer)
+        self._checkpoint = Checkpoint.of(last, self._writer)
         self._wake()
 
     # Losing and finding the target.
@@ -342,7 +342,9 @@ class Delivery:
         for prefix in self._prefixes:
             operations.clear(prefix)
         self._given.appendleft(
-            Transaction(self._source, durable.position, durable.version, 0.0, operations)
+            Transaction(
+                self._source, durable.position, durable.version, 0.0, operations, durable.lanes
+            )
         )
         cost_bytes = operations.size_bytes + OPERATION_OVERHEAD_BYTES
         account = _Account(cost_bytes, len(self._prefixes), False, time.monotonic())

@@ -87,13 +87,26 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """What a target stores beside the data: how far a source has been applied, and by whom.
 
     ``writer`` is random per process start; ``version`` the last transaction's, so that the next
-    process can stay above it.
+    process can stay above it. ``lanes`` says which lanes made the data: a signature for each key
+    prefix, so that a lane that was changed, added or removed since is noticed.
     """
 
     source: str
     position: Position
     version: Version
     writer: str
+    lanes: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, transaction: Transaction, writer: str) -> Checkpoint:
+        """Make the checkpoint to store with a transaction."""
+        return cls(
+            source=transaction.source,
+            position=transaction.position,
+            version=transaction.version,
+            writer=writer,
+            lanes=transaction.lanes,
+        )
 
     def encode(self) -> bytes:
         """Give the JSON form that targets store (one object, ``format`` 1)."""
@@ -108,6 +121,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
                 clock=self.version.clock,
                 origin=self.version.origin,
                 writer=self.writer,
+                lanes=self.lanes,
             )
         )
 
@@ -127,6 +141,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
             position=Position(gtids=gtids, file=stored.file, offset=stored.offset),
             version=Version(stored.clock, stored.origin),
             writer=stored.writer,
+            lanes=stored.lanes,
         )
 
 
@@ -139,6 +154,7 @@ class _StoredCheckpoint(msgspec.Struct):
     clock: int
     origin: int
     writer: str
+    lanes: Mapping[str, str] = {}
     format: int = 1
 
 
@@ -237,7 +253,7 @@ class Transaction(msgspec.Struct, frozen=True):
     """The operations of one source transaction: the unit of visibility everywhere.
 
     ``position`` is where the source stands after it; ``committed_at`` is the source's commit time
-    in seconds since 1970 (0.0 where it is not known).
+    in seconds since 1970 (0.0 where it is not known). ``lanes`` is what ``Checkpoint.lanes`` says.
     """
 
     source: str
@@ -245,6 +261,7 @@ class Transaction(msgspec.Struct, frozen=True):
     version: Version
     committed_at: float
     operations: Operations
+    lanes: Mapping[str, str] = {}
 
 
 class DurableCallback(Protocol):

@@ -144,7 +144,7 @@ class TableMapping(Protocol):
         ...
 
     def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
-        """Add a ``Clear`` for every lane of the table; give the prefixes, none if no lane matches."""
+        """Add a ``Clear`` for every lane of the table; give the prefixes (none: no lane)."""
         ...
 
     def clear_schema(self, schema: str, into: Sequence[OperationSet]) -> list[str]:

@@ -73,7 +73,7 @@ class Service:
         self._once = once
         self._lanes = Lanes(config.lanes, list(config.sinks))
         self._invalidations = Invalidations(config.lanes)
-        prefixes = {name: self._lanes.prefixes(name) for name in config.sinks}
+        signatures = {name: self._lanes.signatures(name) for name in config.sinks}
         writer = secrets.token_hex(8)
         self._deliveries: dict[str, Delivery] = {}
         self._views: dict[str, SinkView] = {}
@@ -85,7 +85,7 @@ class Service:
                 sink_config,
                 source=config.source.name,
                 writer=writer,
-                prefixes=prefixes[name],
+                prefixes=tuple(signatures[name]),
             )
             self._deliveries[name] = delivery
             self._views[name] = SinkView(sink, delivery)
@@ -93,7 +93,7 @@ class Service:
             config,
             self._lanes,
             self._deliveries,
-            prefixes=prefixes,
+            lanes=signatures,
             report=self._invalidations.report,
         )
         self._started_at = time.time()

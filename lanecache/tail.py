@@ -48,7 +48,13 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         for audience in lanes.audiences
         for name in audience
     }
-    ingest = Ingest(config, lanes, outlets, prefixes={}, report=Invalidations(config.lanes).report)
+    ingest = Ingest(
+        config,
+        lanes,
+        outlets,
+        lanes={name: {} for name in config.sinks},
+        report=Invalidations(config.lanes).report,
+    )
     failures: list[Exception] = []
     async with anyio.create_task_group() as group:
 

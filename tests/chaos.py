@@ -63,7 +63,6 @@ def config_text(config: dict[str, Any]) -> str:
 async def create_tables(database: DatabaseServer, schema: str) -> None:
     """Make the tables that the writer changes."""
     await database.execute(
-        f"CREATE DATABASE IF NOT EXISTS {schema}",
         f"CREATE TABLE {schema}.item (id INT PRIMARY KEY, n BIGINT, name TEXT) ENGINE=InnoDB",
         f"CREATE TABLE {schema}.entry (id INT PRIMARY KEY, body MEDIUMTEXT) ENGINE=InnoDB",
     )

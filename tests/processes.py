@@ -111,7 +111,7 @@ class Lanecache:
     def err(self) -> str:
         return self._err.read_text()
 
-    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def send(self, number: signal.Signals = signal.SIGTERM) -> None:
         self._popen.send_signal(number)
 
     async def wait_logged(self, *texts: str) -> None:
@@ -131,7 +131,7 @@ class Lanecache:
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> Ended:
         """Send a signal, and wait for the end."""
-        self.signal(number)
+        self.send(number)
         return await self.ended()
 
     async def _wait(self, condition: Callable[[], bool], what: Callable[[], str]) -> None:

@@ -44,6 +44,7 @@ async def test_the_database_killed_under_writes_three_times_loses_nothing(
 ) -> None:
     caplog.set_level("INFO", "lanecache")
     database = await new_database(durable=True)
+    await database.execute("CREATE DATABASE chaos")
     await create_tables(database, "chaos")
     config = chaos_config(database.url(), "chaos", redis_server.url())
     async with lanecache.start(config) as service:
@@ -66,6 +67,7 @@ async def test_an_orderly_restart_of_the_database_loses_nothing(
     new_database: NewDatabase, redis_server: Redis
 ) -> None:
     database = await new_database()
+    await database.execute("CREATE DATABASE chaos")
     await create_tables(database, "chaos")
     config = chaos_config(database.url(), "chaos", redis_server.url())
     async with lanecache.start(config) as service:
@@ -80,6 +82,7 @@ async def test_a_silent_database_is_noticed_and_found_again(
     new_database: NewDatabase, redis_server: Redis
 ) -> None:
     database = await new_database()
+    await database.execute("CREATE DATABASE chaos")
     await create_tables(database, "chaos")
     config = chaos_config(database.url(), "chaos", redis_server.url(), source={"heartbeat_s": 0.3})
     async with lanecache.start(config) as service:
@@ -379,6 +382,7 @@ async def test_a_purged_position_stops_the_run_or_clears_as_told(
     new_database: NewDatabase, redis_server: Redis, tmp_path: Path
 ) -> None:
     database = await new_database()
+    await database.execute("CREATE DATABASE chaos")
     await create_tables(database, "chaos")
     config = chaos_config(database.url(), "chaos", redis_server.url())
     writer = ChaosWriter(database, "chaos")

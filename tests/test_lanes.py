@@ -594,3 +594,13 @@ def test_a_lane_that_cannot_work_is_an_error_with_a_remedy() -> None:
 
 def test_a_lane_over_the_whole_primary_key_has_no_findings() -> None:
     assert Lanes([lane("p:{ID}:{name}")], ["main"]).lane_findings(PRODUCT) == []
+
+
+def test_a_signature_changes_with_what_its_lanes_would_write_and_with_nothing_else() -> None:
+    before = Lanes([lane(), lane("other:{id}")], ["main"]).signatures("main")
+    assert set(before) == {"product:", "other:"}
+    longer = Lanes([lane(ttl_s=60.0), lane("other:{id}")], ["main"]).signatures("main")
+    assert longer == before
+    changed = Lanes([lane(columns=["id"]), lane("other:{id}")], ["main"]).signatures("main")
+    assert changed["other:"] == before["other:"]
+    assert changed["product:"] != before["product:"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
@@ -15,18 +14,27 @@ from typing import Any
 
 import pytest
 from chaos import (
+    ChaosWriter,
+    cached,
+    caught_up,
     chaos_config,
     config_text,
+    create_tables,
+    ready,
     until,
+    wanted,
+    writing,
 )
 from exactness import Runner
 from redis.exceptions import RedisError
 
+import lanecache
 from lanecache.servers import DatabaseServer, MariaDb, MySql, Redis
 from lanecache.testing.plugin import NewServer
+from lanecache.testing.proxy import Direction, FaultProxy
 
-ROWS = int(os.environ.get("XROWS", 2**18))
-BODY_BYTES = int(os.environ.get("XBODY", 4096))  # so that the transaction has a GiB of row data
+ROWS = 2**18
+BODY_BYTES = 4096  # so that the transaction has a GiB of row data
 MEMORY_BYTES_MAX = 250 * 2**20
 
 
@@ -103,6 +111,14 @@ class GenerationReader:
     def stop(self) -> None:
         self._stopping = True
 
+    async def wait_whole(self, number: int) -> None:
+        """Wait until every key has this generation."""
+        await until(lambda: self.last == {number})
+
+    async def wait_torn(self, number: int) -> None:
+        """Wait until this generation is on its way: keys miss, or some have it."""
+        await until(lambda: None in self.last or self.newest == number)
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[GenerationReader]:
         """Read for the length of the block."""
@@ -124,8 +140,7 @@ def generation(value: bytes) -> int:
 async def make_rows(database: DatabaseServer, schema: str, rows: int) -> None:
     """Fill a table with ``rows`` (a power of two) short rows of generation 0."""
     await database.execute(
-        f"CREATE DATABASE IF NOT EXISTS {schema}",
-        f"CREATE TABLE {schema}.big (id INT PRIMARY KEY, generation INT, body MEDIUMTEXT) ENGINE=InnoDB",
+        f"CREATE TABLE {schema}.big (id INT PRIMARY KEY, generation INT, body MEDIUMTEXT)",
         f"INSERT INTO {schema}.big VALUES (0, 0, '')",
     )
     async with database.session(schema) as session:
@@ -160,6 +175,7 @@ async def test_a_transaction_of_a_gibibyte_takes_little_memory_and_shows_no_mix(
         chaos_config(database.url(), "large", redis.url(), source={"start": "earliest"})
     )
     config.write_text(text)
+    await database.execute("CREATE DATABASE large")
     await make_rows(database, "large", ROWS)
     await MeasuredRun(config).wait()
     assert await redis.execute("DBSIZE") == ROWS + 1
@@ -167,7 +183,7 @@ async def test_a_transaction_of_a_gibibyte_takes_little_memory_and_shows_no_mix(
 
     async with GenerationReader(redis, ROWS).reading() as reader:
         peak_bytes = await MeasuredRun(config).wait()
-        await until(lambda: reader.last == {1})
+        await reader.wait_whole(1)
     print(f"peak of memory: {peak_bytes / 2**20:.0f} MiB")
     assert peak_bytes < MEMORY_BYTES_MAX
     assert reader.violations == []
@@ -185,9 +201,7 @@ async def test_a_transaction_of_a_gibibyte_takes_little_memory_and_shows_no_mix(
 
 SMALL_ROWS = 2**11
 SMALL_LIMITS = {"transaction_bytes_max": 100_000}
-TRANSACTION_BYTES = (
-    SMALL_ROWS * BODY_BYTES
-)  # about, in the binlog: before images are short at first
+TRANSACTION_BYTES = SMALL_ROWS * BODY_BYTES  # what at least lies in the binlog
 
 
 def small_config(source_url: str, schema: str, redis_url: str) -> dict[str, Any]:
@@ -215,7 +229,7 @@ async def test_large_transactions_between_small_ones_survive_cuts_of_the_source(
             lanecache.start(config) as service,
             GenerationReader(redis_server, SMALL_ROWS).reading() as reader,
         ):
-            await until(lambda: reader.last == {0})
+            await reader.wait_whole(0)
             async with writing(ChaosWriter(database, schema)) as writer:
                 for number in range(1, 7):
                     await until(lambda: ready(service))
@@ -226,10 +240,9 @@ async def test_large_transactions_between_small_ones_survive_cuts_of_the_source(
                         await proxy.wait_cuts(number)
                     await writer.wait_beyond(writer.number + 5)
             await caught_up(service, database, schema)
-            await until(lambda: reader.last == {6})
-            rows = await wanted(
-                database, *(f"{schema}.{name}" for name in ("big", "item", "entry"))
-            )
+            await reader.wait_whole(6)
+            tables = [f"{schema}.{name}" for name in ("big", "item", "entry")]
+            rows = await wanted(database, *tables)
             assert await cached(redis_server) == rows
             assert reader.violations == []
             assert any(None in seen for seen in reader.seen)
@@ -246,7 +259,7 @@ async def test_large_transactions_survive_cuts_of_the_target(
             lanecache.start(config) as service,
             GenerationReader(redis_server, SMALL_ROWS).reading() as reader,
         ):
-            await until(lambda: reader.last == {0})
+            await reader.wait_whole(0)
             for number in range(1, 7):
                 await until(lambda: ready(service))
                 # Now among the deletions, now among the values.
@@ -256,7 +269,7 @@ async def test_large_transactions_survive_cuts_of_the_target(
                 async with asyncio.timeout(30):
                     await proxy.wait_cuts(number)
             await caught_up(service, database, schema)
-            await until(lambda: reader.last == {6})
+            await reader.wait_whole(6)
             assert await cached(redis_server) == await wanted(database, f"{schema}.big")
             assert reader.violations == []
 
@@ -272,13 +285,13 @@ async def test_a_process_killed_while_it_applies_a_large_transaction_leaves_no_m
     runner.start()
     try:
         async with GenerationReader(redis, SMALL_ROWS).reading() as reader:
-            await until(lambda: reader.last == {0})
+            await reader.wait_whole(0)
             for number in range(1, 4):
                 await rewrite_rows(database, schema, BODY_BYTES)
-                await until(lambda: None in reader.last or reader.newest == number)
+                await reader.wait_torn(number)
                 runner.kill()
                 runner.start()
-                await until(lambda: reader.last == {number})
+                await reader.wait_whole(number)
             assert await runner.end() == 0, runner.log
     finally:
         runner.kill()
@@ -296,13 +309,13 @@ async def test_a_redis_killed_in_a_large_transaction_ends_equal(
         lanecache.start(small_config(database.url(), schema, redis.url())) as service,
         GenerationReader(redis, SMALL_ROWS).reading() as reader,
     ):
-        await until(lambda: reader.last == {0})
+        await reader.wait_whole(0)
         for number in range(1, 4):
             await rewrite_rows(database, schema, BODY_BYTES)
-            await until(lambda: None in reader.last or reader.newest == number)
+            await reader.wait_torn(number)
             await redis.kill()
             await redis.start()
-            await until(lambda: reader.last == {number})
+            await reader.wait_whole(number)
         await caught_up(service, database, schema)
         assert reader.violations == []
         assert await cached(redis) == await wanted(database, f"{schema}.big")

@@ -101,7 +101,7 @@ class Ingest:
         config: the whole configuration.
         mapping: the lanes.
         outlets: by the sinks' names; each audience of the mapping names some of them.
-        prefixes: for each sink, the prefixes of all its lanes.
+        lanes: for each sink, the prefixes of its lanes, and the signature of those below each.
         report: is called for each invalidation that law 1 asks for, with where it happened.
     """
 
@@ -111,7 +111,7 @@ class Ingest:
         mapping: TableMapping,
         outlets: Mapping[str, Outlet],
         *,
-        prefixes: Mapping[str, Sequence[str]],
+        lanes: Mapping[str, Mapping[str, str]],
         report: Callable[[Problem, str], None],
     ) -> None:
         self.server = Server(
@@ -121,7 +121,7 @@ class Ingest:
         self._config = config
         self._mapping = mapping
         self._outlets = outlets
-        self._prefixes = prefixes
+        self._lanes = lanes
         self._report = report
         self._versions = Versions()
         self._backoff = Backoff(max_s=config.source.reconnect_delay_max_s)
@@ -276,24 +276,37 @@ class Ingest:
             name: found.position for name, found in stored.items() if found.position != position
         }
         for name in checkpoints:
-            if name not in stored:
+            checkpoint = stored.get(name)
+            if checkpoint is None:
                 # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
                 logger.info("sink %s: no position is stored there, clearing its lanes' keys", name)
-                self._outlets[name].offer(self._clearing([name], position)[name])
+                self._clear(name, self._lanes[name], position)
+                continue
+            changed = {prefix for prefix, _ in checkpoint.lanes.items() ^ self._lanes[name].items()}
+            if changed:
+                logger.info(
+                    "sink %s: lanes were changed, added or removed since: clearing %s",
+                    name,
+                    ", ".join(f"{prefix}*" for prefix in sorted(changed)),
+                )
+                self._clear(name, changed, checkpoint.position)
         return position
 
-    def _clearing(self, names: Iterable[str], position: Position) -> dict[str, Transaction]:
-        """Make transactions that clear every lane's keys, one a sink."""
-        cleared = {}
-        version = self._versions.next()
-        for name in names:
-            operations = OperationSet()
-            for prefix in self._prefixes[name]:
-                operations.clear(prefix)
-            cleared[name] = Transaction(
-                self._config.source.name, position, version, time.time(), operations
+    def _clear(self, name: str, prefixes: Iterable[str], position: Position) -> None:
+        """Offer a transaction that clears prefixes in one sink, and stands at ``position``."""
+        operations = OperationSet()
+        for prefix in prefixes:
+            operations.clear(prefix)
+        self._outlets[name].offer(
+            Transaction(
+                self._config.source.name,
+                position,
+                self._versions.next(),
+                time.time(),
+                operations,
+                self._lanes[name],
             )
-        return cleared
+        )
 
     async def _skip_purged(self, error: PositionPurged) -> None:
         """Go on at the oldest binlog, with nothing in the caches, if the configuration says so."""
@@ -317,8 +330,8 @@ class Ingest:
         )
         self._ahead.clear()
         self._unstored = None
-        for name, transaction in self._clearing(self._outlets, position).items():
-            self._outlets[name].offer(transaction)
+        for name in self._outlets:
+            self._clear(name, self._lanes[name], position)
         self._position = position
 
     async def _pause(self, error: Exception) -> None:
@@ -440,7 +453,12 @@ class Ingest:
         name_of_source = self._config.source.name
         for audience, effect in zip(self._mapping.audiences, operations, strict=True):
             transaction = Transaction(
-                name_of_source, committed.position, version, committed.committed_at, effect
+                name_of_source,
+                committed.position,
+                version,
+                committed.committed_at,
+                effect,
+                self._lanes[audience[0]],
             )
             for name in audience:
                 if name in self._ahead:

@@ -99,9 +99,10 @@ def _apply(holder: list[Any], operation: int, legs: list[str | int], value: Any)
 
 
 def _child(parent: Any, leg: str | int) -> Any:
-    kind = list if isinstance(leg, int) else dict
     try:
-        if isinstance(parent, kind):
+        if isinstance(parent, dict) and isinstance(leg, str):
+            return parent[leg]
+        if isinstance(parent, list) and isinstance(leg, int):
             return parent[leg]
     except LookupError:
         raise ValueError(f"the JSON document has no {leg!r} where its difference has") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 # A database may make and drop tables for ever; what is known of their names is thrown away then.
 _WANTED_TABLES_MAX: Final = 10_000
+
+
+# Rises when the same lane would make other keys or values of the same row than before.
+_VALUES_VERSION: Final = 1
 
 
 class Lanes:
@@ -93,6 +98,20 @@ class Lanes:
             sorted(p for p in literal if not any(p != o and p.startswith(o) for o in literal))
         )
 
+    def signatures(self, sink: str) -> dict[str, str]:
+        """Give, for each of ``prefixes``, a signature of the lanes whose keys lie below it.
+
+        It changes when such a lane would make other keys or values than before.
+        """
+        return {
+            prefix: _signature(
+                lane
+                for lane in self.lanes
+                if sink in lane.sinks and lane.key.text.startswith(prefix)
+            )
+            for prefix in self.prefixes(sink)
+        }
+
     def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
         """Add a ``Clear`` for every lane of the table; give the prefixes (empty: no lane)."""
         matching = (lane for lane in self.lanes if lane.pattern.matches(schema, table))
@@ -138,3 +157,11 @@ class Lanes:
             for other in self.lanes
             if other is not lane
         )
+
+
+def _signature(lanes: Iterable[Lane]) -> str:
+    made_by = sorted(
+        repr((str(lane.pattern), lane.key.text, lane.kind.value, lane.value_column, lane.columns))
+        for lane in lanes
+    )
+    return f"{zlib.crc32(repr((_VALUES_VERSION, made_by)).encode()):08x}"

@@ -85,6 +85,4 @@ class MemorySink:
                 self._values[write.key] = (write.value, expires_at)
             else:
                 self._values.pop(write.key, None)
-        self.checkpoint = Checkpoint(
-            transaction.source, transaction.position, transaction.version, self._writer
-        )
+        self.checkpoint = Checkpoint.of(transaction, self._writer)

@@ -18,6 +18,8 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lanecache.errors import SinkConflict, SinkError, SinkUnavailable
 from lanecache.operation import (
     Checkpoint,
@@ -181,9 +183,7 @@ class RedisSink:
         self._damaged.clear()
         if checkpoint is None:
             return None
-        claimed = Checkpoint(
-            checkpoint.source, checkpoint.position, checkpoint.version, self._writer
-        )
+        claimed = msgspec.structs.replace(checkpoint, writer=self._writer)
         await protocol.ask("SET", key, claimed.encode())
         self._claimed = checkpoint.version
         if checkpoint.writer != self._writer:
@@ -279,7 +279,7 @@ class RedisSink:
         await protocol.room(size_bytes, self._config.window_bytes_max)
         checkpoint = None
         if count:
-            stored = Checkpoint(last.source, last.position, last.version, self._writer)
+            stored = Checkpoint.of(last, self._writer)
             checkpoint = (position_key(self._source), stored.encode())
         if not isinstance(writes, Sequence):
             writes = list(writes)
