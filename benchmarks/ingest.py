@@ -33,9 +33,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from measure import Measured, RunFailed, run_measured  # noqa: E402
 from readers import READERS, lanecache_config  # noqa: E402
 from report import machine, markdown, progress, summarise, versions  # noqa: E402
-from workload import SCHEMA, TABLE, Workload, write_workload  # noqa: E402
+from workload import SCHEMA, TABLE, Workload, make_table, write_workload  # noqa: E402
 
-from lanecache.operation import Checkpoint, Position, Version  # noqa: E402
+from lanecache.operation import Checkpoint  # noqa: E402
 from lanecache.servers import MariaDb, MySql, Redis, ServerMissing  # noqa: E402
 
 DATABASES = {"mariadb": MariaDb, "mysql": MySql}
@@ -88,19 +88,45 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 class Bench:
     """One database with one binlog, one Redis, and the readers in turn."""
 
-    def __init__(
-        self, database: MariaDb | MySql, redis: Redis, workload: Workload, timeout_s: float
-    ) -> None:
+    def __init__(self, database: MariaDb | MySql, redis: Redis, timeout_s: float) -> None:
         self.remarks: dict[str, None] = {}
         self._database = database
         self._redis = redis
-        self._workload = workload
         self._timeout_s = timeout_s
+        self._workload: Workload | None = None
+        # What Redis holds where a run that only forgets keys begins: before and after the changes.
+        self._stored: dict[bool, dict[bytes, bytes]] = {}
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LANECACHE_")
         }
         paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+    async def prepare(self, arguments: argparse.Namespace, rows_per_transaction: int) -> Workload:
+        """Make the table and its changes, and keep what lanecache stores before and after them."""
+        await make_table(self._database)
+        await self._store_position(idle=False)
+        self._workload = await write_workload(
+            self._database,
+            rows=arguments.rows,
+            rows_per_transaction=rows_per_transaction,
+            seed=arguments.seed,
+        )
+        await self._store_position(idle=True)
+        return self._workload
+
+    async def _store_position(self, *, idle: bool) -> None:
+        """Have lanecache store the binlog's present end; without it, it begins by a clear."""
+        await self._redis.empty()
+        spec = {
+            "url": self._database.url("root"),
+            "source": SOURCE,
+            "table": f"{SCHEMA}.{TABLE}",
+            "redis": self._redis.url(),
+        }
+        self._run_lanecache(lanecache_config(spec, "none", start="latest"))
+        async with self._redis.client() as client:
+            self._stored[idle] = {key: await client.dump(key) for key in await client.keys("*")}
 
     async def run(self, name: str, *, idle: bool = False) -> dict[str, Any]:
         """Run one reader once, check what it did, and give its figures.
@@ -112,6 +138,7 @@ class Bench:
         """
         reader = READERS[name]
         work = self._workload
+        assert work is not None
         spec = {
             "url": self._database.url("root"),
             "source": SOURCE,
@@ -121,24 +148,21 @@ class Bench:
             "table": f"{SCHEMA}.{TABLE}",
             "redis": self._redis.url(),
         }
-        rows_read: int | None
-        with tempfile.TemporaryDirectory(prefix="lanecache-") as folder:
-            if reader.stores:
-                assert reader.value is not None
-                await self._prepare_redis(reader.value, spec["start"])
-                path = Path(folder) / "lanecache.toml"
-                path.write_text(_toml(lanecache_config(spec, reader.value)), encoding="utf-8")
-                measured = self._measure("-m", "lanecache", "run", "--once", str(path))
-                rows_read = None
-                if not idle:
-                    await self._check_redis(name, reader.value)
-            else:
-                measured = self._measure(str(HERE / "readers.py"), name, json.dumps(spec))
-                rows_read = int(json.loads(measured.output)["rows"])
-                if not idle and rows_read != work.rows:
-                    self.remarks[
-                        f"**{reader.title} gave {rows_read:,} of {work.rows:,} row changes.**"
-                    ] = None
+        rows_read: int | None = None
+        if reader.stores:
+            assert reader.value is not None
+            await self._prepare_redis(work, reader.value, idle=idle)
+            start = f"{spec['file']}:{spec['start']}"
+            measured = self._run_lanecache(lanecache_config(spec, reader.value, start=start))
+            if not idle:
+                await self._check_redis(work, name, reader.value)
+        else:
+            measured = self._measure(str(HERE / "readers.py"), name, json.dumps(spec))
+            rows_read = int(json.loads(measured.output)["rows"])
+            if not idle and rows_read != work.rows:
+                self.remarks[
+                    f"**{reader.title} gave {rows_read:,} of {work.rows:,} row changes.**"
+                ] = None
         return {
             "rows": 0 if idle else work.rows,
             "transactions": 0 if idle else work.transactions,
@@ -148,6 +172,12 @@ class Bench:
             "peak_bytes": measured.peak_bytes,
         }
 
+    def _run_lanecache(self, config: dict[str, Any]) -> Measured:
+        with tempfile.TemporaryDirectory(prefix="lanecache-") as folder:
+            path = Path(folder) / "lanecache.toml"
+            path.write_text(_toml(config), encoding="utf-8")
+            return self._measure("-m", "lanecache", "run", "--once", str(path))
+
     def _measure(self, *arguments: str) -> Measured:
         return run_measured(
             [sys.executable, *arguments],
@@ -155,33 +185,28 @@ class Bench:
             timeout_s=self._timeout_s,
         )
 
-    async def _prepare_redis(self, value: str, start: int) -> None:
-        """Empty Redis; for keys only, fill it with every key that the run has to take away.
-
-        A position goes with the keys: without one, lanecache begins by clearing its lanes.
-        """
+    async def _prepare_redis(self, work: Workload, value: str, *, idle: bool) -> None:
+        """Empty Redis; for keys only, fill it with every key that the run has to take away."""
         await self._redis.empty()
         if value != "none":
             return
         async with self._redis.client() as client:
-            for first in range(1, self._workload.ids + 1, 5000):
-                last = min(first + 5000, self._workload.ids + 1)
+            for first in range(1, work.ids + 1, 5000):
+                last = min(first + 5000, work.ids + 1)
                 await client.mset({f"order:{number}": b"stale" for number in range(first, last)})
-            position = Position(gtids=None, file=self._workload.file, offset=start)
-            checkpoint = Checkpoint(SOURCE, position, Version(0, 0), "benchmark")
-            await client.set(POSITION_KEY, checkpoint.encode())
+            for key, dump in self._stored[idle].items():
+                await client.restore(key, 0, dump)
 
-    async def _check_redis(self, name: str, value: str) -> None:
+    async def _check_redis(self, work: Workload, name: str, value: str) -> None:
         """Make sure that the run left just what it should have.
 
         Raises:
             RunFailed: a key is missing, stale or too many, or the position is not the binlog's end.
         """
-        work = self._workload
         async with self._redis.client() as client:
             keys = await client.dbsize()
             checkpoint = Checkpoint.decode(await client.get(POSITION_KEY) or b"{}")
-            wanted = 1 + (len(work.live) if value == "json" else 0)
+            wanted = len(self._stored[True]) + (len(work.live) if value == "json" else 0)
             if keys != wanted:
                 raise RunFailed(f"{name}: Redis holds {keys:,} keys in place of {wanted:,}")
             if (checkpoint.position.file, checkpoint.position.offset) != (work.file, work.end):
@@ -226,13 +251,8 @@ async def run_case(
     async with database, Redis() as redis:
         title = f"{database.product.name} {database.program.version}"
         progress(f"{title}: writing {arguments.rows:,} row changes, {rows_per_transaction} each")
-        workload = await write_workload(
-            database,
-            rows=arguments.rows,
-            rows_per_transaction=rows_per_transaction,
-            seed=arguments.seed,
-        )
-        bench = Bench(database, redis, workload, arguments.timeout_s)
+        bench = Bench(database, redis, arguments.timeout_s)
+        workload = await bench.prepare(arguments, rows_per_transaction)
         names = list(arguments.readers)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         idle: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-# The row events of a dump that a reader of rows may want; others cost the decoding libraries time.
+if TYPE_CHECKING:
+    from lanecache.operation import Transaction
+
 _SERVER_ID = 909_090_001
 
 
@@ -52,14 +54,14 @@ READERS: Mapping[str, Reader] = {
 BASELINE = "mysql-replication"
 
 
-def lanecache_config(spec: Mapping[str, Any], value: str) -> dict[str, Any]:
-    """Give the configuration for a run over ``spec`` (see ``write_spec`` in ``ingest.py``)."""
+def lanecache_config(spec: Mapping[str, Any], value: str, *, start: str) -> dict[str, Any]:
+    """Give the configuration for a run over ``spec`` (see ``Bench.run`` in ``ingest.py``)."""
     return {
         "source": {
             "url": spec["url"],
             "name": spec["source"],
             "server_id": _SERVER_ID,
-            "start": f"{spec['file']}:{spec['start']}",
+            "start": start,
         },
         "sinks": {"main": {"url": spec["redis"]}},
         "lanes": [{"table": spec["table"], "key": "order:{id}", "value": value}],
@@ -77,7 +79,6 @@ def lanecache_nothing(spec: Mapping[str, Any]) -> dict[str, int]:
     from lanecache.config import load_config
     from lanecache.ingest.engine import Ingest
     from lanecache.lanes.mapping import Lanes
-    from lanecache.operation import Transaction
 
     class Nothing:
         full = False
@@ -92,7 +93,9 @@ def lanecache_nothing(spec: Mapping[str, Any]) -> dict[str, int]:
             raise RuntimeError("nothing is never full")
 
     async def run() -> dict[str, int]:
-        config = load_config(lanecache_config(spec, "json"), {})
+        config = load_config(
+            lanecache_config(spec, "json", start=f"{spec['file']}:{spec['start']}"), {}
+        )
         lanes = Lanes(config.lanes, list(config.sinks))
         nothing = Nothing()
         ingest = Ingest(

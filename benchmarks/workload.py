@@ -128,10 +128,15 @@ class Workload:
         return self.end - self.start
 
 
+async def make_table(server: DatabaseServer) -> None:
+    """Make the schema and the empty table."""
+    await server.execute(f"CREATE DATABASE {SCHEMA}", CREATE_TABLE)
+
+
 async def write_workload(
     server: DatabaseServer, *, rows: int, rows_per_transaction: int, seed: int
 ) -> Workload:
-    """Make the table and run the changes on a server that has just been started.
+    """Run the changes on the empty table of ``make_table``.
 
     Raises:
         RuntimeError: the server did not do what the seed says, or rotated its binlog.
@@ -140,8 +145,6 @@ async def write_workload(
 
     changes = _Changes(seed, rows, rows_per_transaction)
     async with server.session(client_flag=MULTI_STATEMENTS) as session:
-        await session.execute(f"CREATE DATABASE {SCHEMA}")
-        await session.execute(CREATE_TABLE)
         await session.execute("SET time_zone = '+00:00'")
         file, start = await binlog_end(session)
         pending: list[str] = []

@@ -27,6 +27,7 @@ async def check_all(config: Config) -> list[Finding]:
         ConfigError: a lane or a URL is wrong in itself.
     """
     lanes = Lanes(config.lanes, list(config.sinks))
+    parse_source_url(config.source.url)
     for name, sink in config.sinks.items():
         make_sink(name, sink)
     findings = await check_source(config.source)

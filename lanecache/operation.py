@@ -6,7 +6,7 @@ Everything here is a frozen value or a protocol; nothing does I/O.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -56,11 +56,15 @@ class Position(msgspec.Struct, frozen=True):
     ``gtids`` is everything executed up to here where the server has GTIDs, else ``None``; ``file``
     and ``offset`` (bytes) stand beside it and are what a server without GTIDs resumes from. An
     empty ``file`` means that the place in the files is not known.
+
+    ``resume`` is set while an XA transaction that was prepared before here is undecided: the source
+    has to be read from there again after a restart, though all up to here has been applied.
     """
 
     gtids: GtidSet | None
     file: str = ""
     offset: int = 0
+    resume: Position | None = None
 
     def covers(self, other: Position) -> bool:
         """Tell whether everything up to ``other`` has been executed here too.
@@ -110,14 +114,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """Give the JSON form that targets store (one object, ``format`` 1)."""
-        gtids = self.position.gtids
         return msgspec.json.encode(
             _StoredCheckpoint(
                 source=self.source,
-                flavor=gtids.flavor if gtids is not None else "",
-                gtids=str(gtids) if gtids is not None else "",
-                file=self.position.file,
-                offset=self.position.offset,
+                **_place(self.position),
+                resume=_place(self.position.resume) if self.position.resume is not None else None,
                 clock=self.version.clock,
                 origin=self.version.origin,
                 writer=self.writer,
@@ -135,17 +136,18 @@ class Checkpoint(msgspec.Struct, frozen=True):
         stored = msgspec.json.decode(data, type=_StoredCheckpoint)
         if stored.format != 1:
             raise ValueError(f"checkpoint format {stored.format} is not known")
-        gtids = parse_gtid_set(stored.gtids, stored.flavor) if stored.flavor else None
+        place = {name: getattr(stored, name) for name in ("flavor", "gtids", "file", "offset")}
+        resume = _position(stored.resume) if stored.resume is not None else None
         return cls(
             source=stored.source,
-            position=Position(gtids=gtids, file=stored.file, offset=stored.offset),
+            position=_position(place, resume),
             version=Version(stored.clock, stored.origin),
             writer=stored.writer,
             lanes=stored.lanes,
         )
 
 
-class _StoredCheckpoint(msgspec.Struct):
+class _StoredCheckpoint(msgspec.Struct, omit_defaults=True):
     source: str
     flavor: str
     gtids: str
@@ -155,7 +157,24 @@ class _StoredCheckpoint(msgspec.Struct):
     origin: int
     writer: str
     lanes: Mapping[str, str] = {}
+    resume: dict[str, Any] | None = None
     format: int = 1
+
+
+def _place(position: Position) -> dict[str, Any]:
+    gtids = position.gtids
+    return {
+        "flavor": gtids.flavor if gtids is not None else "",
+        "gtids": str(gtids) if gtids is not None else "",
+        "file": position.file,
+        "offset": position.offset,
+    }
+
+
+def _position(place: Mapping[str, Any], resume: Position | None = None) -> Position:
+    flavor = place["flavor"]
+    gtids = parse_gtid_set(place["gtids"], flavor) if flavor else None
+    return Position(gtids=gtids, file=place["file"], offset=place["offset"], resume=resume)
 
 
 class Operations(Protocol):

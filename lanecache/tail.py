@@ -13,6 +13,7 @@ from lanecache.ingest.engine import Ingest
 from lanecache.invalidations import Invalidations
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Clear, Delete, Operation, Set, Transaction
+from lanecache.sinks.make import make_sink
 
 if TYPE_CHECKING:
     from lanecache.config import Config
@@ -27,9 +28,12 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         limit: end after so many operations; for ever without.
 
     Raises:
+        ConfigError: a lane or a URL is wrong, a sink's included.
         SourceError, BinlogError: as in a run.
     """
     lanes = Lanes(config.lanes, list(config.sinks))
+    for name, sink in config.sinks.items():
+        make_sink(name, sink)
     printed = anyio.Event()
     left = limit
 

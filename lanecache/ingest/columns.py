@@ -18,6 +18,7 @@ from lanecache.errors import SchemaUnknown
 from lanecache.ingest import table as t
 from lanecache.ingest.charsets import BINARY, text_decoder
 from lanecache.ingest.json_binary import json_document_text
+from lanecache.ingest.json_diff import apply_json_diff
 from lanecache.ingest.values import (
     binary_decimal_text,
     date_text,
@@ -49,6 +50,7 @@ def _base64(data: bytes) -> str:
 
 
 CODE_NAMES: dict[str, Any] = {
+    "apply_json_diff": apply_json_diff,
     "base64": _base64,
     "binary_decimal_text": binary_decimal_text,
     "date_text": date_text,

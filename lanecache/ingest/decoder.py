@@ -16,9 +16,11 @@ import msgspec
 
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.ingest import binlog as b
+from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.statements import Statement, StatementKind, classify
 from lanecache.ingest.tables import MappedTable, NamedTable, Tables
+from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
 
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from lanecache.ingest.schema import ColumnFacts
 
 _ROWS = {
+    b.PARTIAL_UPDATE_ROWS: RowKind.PARTIAL_UPDATE,
+    b.MARIADB_WRITE_ROWS_COMPRESSED_V1: RowKind.WRITE,
+    b.MARIADB_UPDATE_ROWS_COMPRESSED_V1: RowKind.UPDATE,
+    b.MARIADB_DELETE_ROWS_COMPRESSED_V1: RowKind.DELETE,
+    b.MARIADB_WRITE_ROWS_COMPRESSED: RowKind.WRITE,
+    b.MARIADB_UPDATE_ROWS_COMPRESSED: RowKind.UPDATE,
+    b.MARIADB_DELETE_ROWS_COMPRESSED: RowKind.DELETE,
     b.WRITE_ROWS_V1: RowKind.WRITE,
     b.UPDATE_ROWS_V1: RowKind.UPDATE,
     b.DELETE_ROWS_V1: RowKind.DELETE,
@@ -35,7 +44,14 @@ _ROWS = {
     b.UPDATE_ROWS: RowKind.UPDATE,
     b.DELETE_ROWS: RowKind.DELETE,
 }
-_ROWS_V2 = frozenset({b.WRITE_ROWS, b.UPDATE_ROWS, b.DELETE_ROWS})
+_ROWS_V2 = frozenset(
+    {b.WRITE_ROWS, b.UPDATE_ROWS, b.DELETE_ROWS, b.PARTIAL_UPDATE_ROWS}
+    | {b.MARIADB_WRITE_ROWS_COMPRESSED, b.MARIADB_UPDATE_ROWS_COMPRESSED}
+    | {b.MARIADB_DELETE_ROWS_COMPRESSED}
+)
+_ROWS_COMPRESSED = frozenset(
+    range(b.MARIADB_WRITE_ROWS_COMPRESSED_V1, b.MARIADB_DELETE_ROWS_COMPRESSED + 1)
+)
 _ROWS_FRONT_BYTES = 8  # table id and flags
 _HEARTBEATS = frozenset({b.HEARTBEAT, b.HEARTBEAT_V2})
 _MEASURE_BYTES = 1 << 32  # next_position has 32 bits
@@ -99,6 +115,7 @@ class Decoder:
         position: Position,
         *,
         transaction_bytes_max: int,
+        event_bytes_max: int = 1 << 30,
         report: Callable[[Problem, str], None],
         counts: DecoderCounts | None = None,
     ) -> None:
@@ -108,6 +125,7 @@ class Decoder:
             mapping: the lanes.
             position: where the stream begins; its GTID set is extended by what is read.
             transaction_bytes_max: above this, a transaction is handed on in parts.
+            event_bytes_max: an event that unpacks to more clears its table's keys.
             report: is called for each invalidation that law 1 asks for, with where it happened.
             counts: goes on from these.
         """
@@ -116,6 +134,7 @@ class Decoder:
         self._mapping = mapping
         self._report = report
         self._transaction_bytes_max = transaction_bytes_max
+        self._event_bytes_max = event_bytes_max
         self._tables = Tables(mapping)
         self._audiences = len(mapping.audiences)
         self._mariadb = False
@@ -129,6 +148,9 @@ class Decoder:
         self._operations = self._nothing()
         self._overflowed = False
         self._rolled_back = False
+        self._prepared = PreparedTransactions()
+        # Where the last transaction ended, and so where the one under way begins.
+        self._ends_at = msgspec.structs.replace(position, resume=None)
 
     @property
     def where(self) -> str:
@@ -146,17 +168,21 @@ class Decoder:
             EventUnknown: an event that could hold a change is of a type that is not known.
             BinlogError: an event is damaged (its checksum or its structure).
         """
+        self.counts.bytes += len(block.data)
+        yield from self._walk(block, inner=False)
+
+    def _walk(self, block: Block, *, inner: bool) -> Iterator[Output]:
+        """Walk a block; ``inner`` events have no checksum and no position of their own."""
         data = block.data
         unpack, counts = b.unpack_header, self.counts
-        counts.bytes += len(data)
         if block.oversized_bytes:
-            yield from self._oversized(block)
+            yield from self._oversized(block, inner=inner)
             return
         for start, end in block.spans:
             timestamp, kind, server_id, size, next_position, flags = unpack(data, start)
             counts.events += 1
             stop = end
-            if kind != b.FORMAT_DESCRIPTION:
+            if kind != b.FORMAT_DESCRIPTION and not inner:
                 if self._checksummed:
                     stop = end - b.CHECKSUM_BYTES
                     if not _checksum_matches(data, start, stop):
@@ -168,7 +194,7 @@ class Decoder:
                 elif not self._described and _checksum_matches(data, start, end - 4):
                     # The ROTATE that opens a dump comes before the event that says so.
                     stop = end - b.CHECKSUM_BYTES
-            if not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
+            if not inner and not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
                 # A dump that begins in mid-file opens with the file's description, at no position.
                 if next_position or kind != b.FORMAT_DESCRIPTION:
                     self._advance(next_position, size)
@@ -176,7 +202,7 @@ class Decoder:
                     counts.last_timestamp = timestamp
             row_kind = _ROWS.get(kind)
             if row_kind is not None:
-                self._rows(row_kind, kind in _ROWS_V2, data, start + b.HEADER_BYTES, stop)
+                self._rows(row_kind, kind, data, start + b.HEADER_BYTES, stop)
                 if self._held_bytes() > self._transaction_bytes_max:
                     yield self._hand_on_part()
                 continue
@@ -196,6 +222,17 @@ class Decoder:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
                 yield from self._describe(body, artificial=not next_position)
+            elif kind == b.TRANSACTION_PAYLOAD and not inner:
+                for wrapped in payload_blocks(body, event_bytes_max=self._event_bytes_max):
+                    yield from self._walk(wrapped, inner=True)
+            elif kind == b.MARIADB_QUERY_COMPRESSED:
+                query = b.parse_query(body)
+                sql = unpack_mariadb(query.sql, bytes_max=self._event_bytes_max)
+                yield from self._query(b.Query(query.schema, sql), timestamp)
+            elif kind == b.XA_PREPARE:
+                yield from self._prepare(parse_xa_prepare(body), timestamp)
+            elif kind == b.INCIDENT:
+                yield from self._incident(timestamp)
             elif kind == b.EXECUTE_LOAD_QUERY:
                 yield from self._query(b.parse_execute_load_query(body), timestamp)
             elif kind not in b.WITHOUT_EFFECT and not flags & b.FLAG_IGNORABLE:
@@ -287,11 +324,12 @@ class Decoder:
                 operations.invalidate()
         committed = Committed(
             operations=self._operations,
-            position=Position(gtids=self._gtids, file=self._file, offset=self._offset),
+            position=self._here(),
             committed_at=committed_at,
             invalidated=self._rolled_back,
         )
         self.counts.transactions += 1
+        self._ends_at = msgspec.structs.replace(committed.position, resume=None)
         self._open = False
         self._start = None
         self._operations = self._nothing()
@@ -299,7 +337,12 @@ class Decoder:
         self._rolled_back = False
         return committed
 
-    def _rows(self, kind: RowKind, version2: bool, data: bytes, start: int, stop: int) -> None:
+    def _here(self) -> Position:
+        return Position(
+            gtids=self._gtids, file=self._file, offset=self._offset, resume=self._prepared.resume
+        )
+
+    def _rows(self, kind: RowKind, event: int, data: bytes, start: int, stop: int) -> None:
         table = self._tables.get(data[start : start + 6])
         if table is None:
             self.counts.skipped_events += 1
@@ -312,25 +355,73 @@ class Decoder:
                 offset=self._offset,
             )
         start += _ROWS_FRONT_BYTES
-        if version2:
+        if event in _ROWS_V2:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
-        rows, problems = table.apply(kind, data, start, stop, self._operations)
+        unpack = self._unpack if event in _ROWS_COMPRESSED else None
+        rows, problems = table.apply(kind, data, start, stop, self._operations, unpack=unpack)
         self.counts.rows += rows
         for problem in problems:
             self._invalidated(problem)
+
+    def _unpack(self, data: bytes) -> bytes:
+        return unpack_mariadb(data, bytes_max=self._event_bytes_max)
+
+    def _prepare(self, prepare: XaPrepare, timestamp: int) -> Iterator[Output]:
+        """Hold an XA transaction until its outcome is known."""
+        if prepare.one_phase:
+            yield self._commit(timestamp)
+            return
+        operations, self._operations = self._operations, self._nothing()
+        held_bytes = sum(part.size_bytes for part in operations) + self._prepared.held_bytes
+        if self._overflowed or held_bytes > self._transaction_bytes_max:
+            if self._overflowed:
+                self._overflowed = False
+                yield Discarded()
+            operations = self._nothing()
+            reason = "a prepared XA transaction is above limits.transaction_bytes_max"
+            for prefix in self._mapping.clear_all(operations):
+                self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+        self._prepared.hold(prepare.xid, operations, self._ends_at)
+        yield self._commit(timestamp)
+
+    def _decide(self, kind: StatementKind, xid: str, timestamp: int) -> Committed:
+        """Apply or drop what an XA transaction held, at XA COMMIT or XA ROLLBACK."""
+        held = self._prepared.take(xid)
+        if kind is StatementKind.XA_COMMIT:
+            if held is None:
+                reason = "an XA transaction was committed whose rows came before the start"
+                for prefix in self._mapping.clear_all(self._operations):
+                    self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+            else:
+                self._operations = list(held)
+        return self._commit(timestamp)
+
+    def _incident(self, timestamp: int) -> Iterator[Output]:
+        """Clear everything: the server says that its binlog lacks something from here on."""
+        for prefix in self._mapping.clear_all(self._operations):
+            self._invalidated(
+                Problem(
+                    lane="",
+                    scope=f"{prefix}*",
+                    reason="the server reported an incident: its binlog is incomplete",
+                )
+            )
+        if not self._open:
+            yield self._commit(timestamp)
 
     def _invalidated(self, problem: Problem) -> None:
         self.counts.invalidations += 1
         self._report(problem, self.where)
 
-    def _oversized(self, block: Block) -> Iterator[Output]:
+    def _oversized(self, block: Block, *, inner: bool) -> Iterator[Output]:
         """Clear the table of an event that is too large to hold; only its front is there."""
         data = block.data
         start, _ = block.spans[0]
         _, kind, _, size, next_position, _ = b.unpack_header(data, start)
         self.counts.events += 1
-        self._advance(next_position, size)
+        if not inner:
+            self._advance(next_position, size)
         if kind not in _ROWS:
             raise BinlogError(
                 f"the event of type {kind} at {self.where} has {block.oversized_bytes} bytes;"
@@ -362,7 +453,11 @@ class Decoder:
             yield self._commit(timestamp)
         elif kind is StatementKind.ROLLBACK_TO:
             self._rolled_back = True
-        elif kind in (StatementKind.SAVEPOINT, StatementKind.RELEASE):
+        elif kind is StatementKind.XA_START:
+            self._open = True
+        elif kind in (StatementKind.XA_COMMIT, StatementKind.XA_ROLLBACK):
+            yield self._decide(kind, statement.name, timestamp)
+        elif kind in _WITHOUT_EFFECT:
             pass
         else:
             self._apply_statement(statement, query)
@@ -374,6 +469,7 @@ class Decoder:
         kind = statement.kind
         into = self._operations
         if kind is StatementKind.HARMLESS:
+            self._tables.forget_schemas(statement.tables)
             return
         if kind in (StatementKind.TABLE_DDL, StatementKind.DML):
             self._tables.forget_schemas(statement.tables)
@@ -392,12 +488,6 @@ class Decoder:
         elif kind is StatementKind.SCHEMA_DDL:
             self._tables.forget_schemas()
             self._mapping.clear_schema(statement.schema, into)
-        elif kind in _XA:
-            raise EventUnknown(
-                f"an XA transaction at {self.where} cannot be read by this version of lanecache",
-                file=self._file,
-                offset=self._offset,
-            )
         else:
             self._tables.forget_schemas()
             text = query.sql[:80].decode("utf-8", "replace")
@@ -416,12 +506,12 @@ def _checksum_matches(data: bytes, start: int, stop: int) -> bool:
     return zlib.crc32(memoryview(data)[start:stop]) == stored
 
 
-_XA = frozenset(
+# Inside a transaction: what they mean is in other statements and events.
+_WITHOUT_EFFECT = frozenset(
     {
-        StatementKind.XA_START,
+        StatementKind.SAVEPOINT,
+        StatementKind.RELEASE,
         StatementKind.XA_END,
         StatementKind.XA_PREPARE,
-        StatementKind.XA_COMMIT,
-        StatementKind.XA_ROLLBACK,
     }
 )

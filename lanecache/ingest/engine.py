@@ -256,7 +256,8 @@ class Ingest:
             self._versions.stay_above(found.version)
         if stored:
             position = _earliest(
-                {name: found.position for name, found in stored.items()}, self.server.address.where
+                {name: found.position.resume or found.position for name, found in stored.items()},
+                self.server.address.where,
             )
             logger.info("source: going on from %s", position)
         else:
@@ -354,6 +355,11 @@ class Ingest:
         source = self._config.source
         position = self._position
         assert position is not None
+        if position.resume is not None:
+            # An undecided XA transaction lies before: read it again, and apply nothing twice.
+            for name in self._outlets:
+                self._ahead.setdefault(name, position)
+            position = position.resume
         self._drop_spills()
         self._facts = facts = await self.server.facts()
         end = await self.server.position() if once else None
@@ -372,6 +378,7 @@ class Ingest:
                 self._mapping,
                 position,
                 transaction_bytes_max=self._config.limits.transaction_bytes_max,
+                event_bytes_max=self._config.limits.event_bytes_max,
                 report=self._report,
                 counts=self._counts,
             )

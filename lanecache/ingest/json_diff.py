@@ -16,8 +16,9 @@ from lanecache.ingest.values import json_text
 
 _REPLACE, _INSERT, _REMOVE = 0, 1, 2
 
-# A path as MySQL writes it: $, then .key, ."quoted key" or [index].
-_LEG = re.compile(r'\.([^\W\d]\w*)|\.("(?:[^"\\]|\\.)*")|\[(\d+)\]')
+# A path as MySQL writes it: $, then .key, ."quoted key" or [index]. It quotes a key that is no
+# ECMAScript identifier, so that one without quotes ends where the next leg begins.
+_LEG = re.compile(r'\.([^."\[]+)|\.("(?:[^"\\]|\\.)*")|\[(\d+)\]')
 
 
 class _Number(str):
@@ -26,12 +27,15 @@ class _Number(str):
     __slots__ = ()
 
 
-def apply_json_diff(before: bytes, diff: bytes) -> str:
+def apply_json_diff(before: bytes | None, diff: bytes) -> str:
     """Give the JSON text of a binary document after a list of differences.
 
     Raises:
-        ValueError: the document or the list is damaged, or they do not fit each other.
+        ValueError: the document is not there, it or the list is damaged, or they do not fit each
+            other.
     """
+    if before is None:
+        raise ValueError("the before image does not hold the JSON document that was changed")
     text = json_document_text(before)
     if not diff:
         return text

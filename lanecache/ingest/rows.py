@@ -24,6 +24,7 @@ from lanecache.ingest.columns import CODE_NAMES, ColumnCode, column_code
 from lanecache.row import (
     Column,
     ColumnForm,
+    ColumnKind,
     ColumnUse,
     Image,
     TableShape,
@@ -43,7 +44,7 @@ READ_ERRORS = (*VALUE_ERRORS, struct.error)
 """What a fast decoder can raise, be it for one value or because rows do not end where they must."""
 
 _NOT_IN_IMAGE = Unreadable("the column is not in the row image")
-_NULL = {ColumnForm.JSON: "'null'", ColumnForm.TEXT: "None", ColumnForm.RAW: "None"}
+_NULL = {ColumnForm.JSON: "'null'", ColumnForm.TEXT: "None", ColumnForm.RAW: "None", None: "None"}
 
 
 class RowKind(Enum):
@@ -52,6 +53,12 @@ class RowKind(Enum):
     WRITE = "write"
     UPDATE = "update"
     DELETE = "delete"
+    PARTIAL_UPDATE = "partial update"  # JSON columns of after images may be differences
+
+    @property
+    def has_both_images(self) -> bool:
+        """Whether each row is a before and an after image."""
+        return self in (RowKind.UPDATE, RowKind.PARTIAL_UPDATE)
 
 
 class RowDecoder(msgspec.Struct, frozen=True):
@@ -71,6 +78,9 @@ class TableCode:
     def __init__(self, table_map: TableMap) -> None:
         self.columns: tuple[ColumnCode, ...] = tuple(
             column_code(column, index) for index, column in enumerate(table_map.columns)
+        )
+        self.json_columns = tuple(
+            index for index, code in enumerate(self.columns) if code.kind is ColumnKind.JSON
         )
         self.shape = TableShape(
             schema=table_map.schema,
@@ -108,8 +118,10 @@ def compile_rows(
 
 
 class _Wanted(msgspec.Struct, frozen=True):
+    """A column to read into a variable, in a form, or with ``None`` as the bytes that are there."""
+
     index: int
-    form: ColumnForm
+    form: ColumnForm | None
     variable: str
 
 
@@ -120,6 +132,9 @@ class _Image(msgspec.Struct, frozen=True):
     wanted: tuple[_Wanted, ...]
     result: tuple[str, ...]
     lacking: bool
+    differences: dict[int, int] | None = None
+    """Of a partial image: the bit of each JSON column, which may be a difference to its document
+    in the before image."""
 
 
 def _images(
@@ -153,7 +168,14 @@ def _images(
     images: list[_Image] = []
     if kind is not RowKind.WRITE:
         wanted, result, lacking = image("b", before, present_before, set())
-        if kind is RowKind.UPDATE:
+        if kind is RowKind.PARTIAL_UPDATE:
+            # A difference applies to the document of the before image.
+            wanted += [
+                _Wanted(index, None, f"document{index}")
+                for index in code.json_columns
+                if present_before >> index & 1 and any(use.index == index for use in after)
+            ]
+        if kind.has_both_images:
             wanted += [
                 _Wanted(use.index, use.form, f"carried{nth}")
                 for nth, use in enumerate(after)
@@ -164,10 +186,13 @@ def _images(
         images.append(_Image(present_before, tuple(wanted), tuple(result), lacking))
     if kind is not RowKind.DELETE:
         carried = {
-            use.index for use in after if kind is RowKind.UPDATE and present_before >> use.index & 1
+            use.index for use in after if kind.has_both_images and present_before >> use.index & 1
         }
         wanted, result, lacking = image("a", after, present_after, carried)
-        images.append(_Image(present_after, tuple(wanted), tuple(result), lacking))
+        differences = None
+        if kind is RowKind.PARTIAL_UPDATE:
+            differences = {index: 1 << nth for nth, index in enumerate(code.json_columns)}
+        images.append(_Image(present_after, tuple(wanted), tuple(result), lacking, differences))
     return images
 
 
@@ -202,6 +227,8 @@ def _compile(code: TableCode, images: Sequence[_Image], *, careful: bool) -> Dec
     source.add(1, "if pos != end:")
     source.add(2, "raise ValueError('the rows do not end where their event does')")
     source.add(1, "return images")
+    # Where a before image does not bring a document, no difference can be applied to it.
+    source.names.update({f"document{index}": None for index in code.json_columns})
     for index, column in enumerate(code.columns):
         source.names.update(column.names)
         if column.unreadable:
@@ -220,6 +247,15 @@ def _compile(code: TableCode, images: Sequence[_Image], *, careful: bool) -> Dec
 
 
 def _generate_image(source: _Source, code: TableCode, image: _Image, *, careful: bool) -> None:
+    if image.differences is not None:
+        # Value options (a small packed integer), then a bit for each JSON column of the table,
+        # whether the image holds it or not (MySQL unpack_row in sql/rpl_record.cc).
+        width = (len(image.differences) + 7) // 8
+        source.add(2, "partial = 0")
+        source.add(2, "pos += 1")
+        source.add(2, "if data[pos - 1] & 1:")
+        source.add(3, f"partial = from_bytes(data[pos:pos + {width}], 'little')")
+        source.add(3, f"pos += {width}")
     present = [i for i in range(len(code.columns)) if image.present >> i & 1]
     null_bytes = (len(present) + 7) // 8
     if null_bytes == 1:
@@ -230,6 +266,7 @@ def _generate_image(source: _Source, code: TableCode, image: _Image, *, careful:
     uses: dict[int, list[_Wanted]] = {}
     for wanted in image.wanted:
         uses.setdefault(wanted.index, []).append(wanted)
+    read = _Read(source, code, uses, careful=careful, differences=image.differences or {})
 
     checked_depth = 2
     if not careful:
@@ -243,107 +280,108 @@ def _generate_image(source: _Source, code: TableCode, image: _Image, *, careful:
         if index not in uses:
             source.add(checked_depth + 1, "pass")
         source.add(checked_depth, "else:")
-        _generate_columns(source, code, [index], uses, checked_depth + 1, careful=careful)
+        read.columns([index], checked_depth + 1)
     if not present:
         source.add(checked_depth, "pass")
     if not careful:
         source.add(2, "else:")
-        _generate_columns(source, code, present, uses, 3, careful=False)
+        read.columns(present, 3)
         if not present:
             source.add(3, "pass")
     source.add(2, f"append(({''.join(f'{name}, ' for name in image.result)}))")
 
 
-def _generate_columns(
-    source: _Source,
-    code: TableCode,
-    indexes: Sequence[int],
-    uses: dict[int, list[_Wanted]],
-    depth: int,
-    *,
-    careful: bool,
-) -> None:
-    """Read columns that are known not to be NULL; fixed-size neighbours in one step."""
-    run: list[int] = []
+class _Read:
+    """Generates the reading of columns that are known not to be NULL.
 
-    def flush() -> None:
-        wanted = [index for index in run if index in uses]
+    ``differences`` gives, for the JSON columns of a partial image, their bit in ``partial``.
+    """
+
+    def __init__(
+        self,
+        source: _Source,
+        code: TableCode,
+        uses: dict[int, list[_Wanted]],
+        *,
+        careful: bool,
+        differences: dict[int, int],
+    ) -> None:
+        self._source = source
+        self._columns = code.columns
+        self._uses = uses
+        self._careful = careful
+        self._differences = differences
+
+    def columns(self, indexes: Sequence[int], depth: int) -> None:
+        """Read columns in their order; fixed-size neighbours in one step."""
+        run: list[int] = []
+        for index in indexes:
+            if self._columns[index].prefix_bytes:
+                self._fixed(run, depth)
+                run = []
+                self._variable(index, depth)
+            else:
+                run.append(index)
+        self._fixed(run, depth)
+
+    def _fixed(self, run: Sequence[int], depth: int) -> None:
+        columns = [(index, self._columns[index]) for index in run]
+        wanted = [index for index in run if index in self._uses]
         if wanted:
             layout = "".join(
-                code.columns[index].layout
-                if index in uses
-                else f"{code.columns[index].size_bytes}x"
-                for index in run
+                column.layout if index in self._uses else f"{column.size_bytes}x"
+                for index, column in columns
             )
             targets = "".join(f"r{index}, " for index in wanted)
-            source.add(depth, f"{targets}= {source.unpacker(layout)}(data, pos)")
-        total = sum(code.columns[index].size_bytes for index in run)
-        if total:
-            source.add(depth, f"pos += {total}")
+            self._source.add(depth, f"{targets}= {self._source.unpacker(layout)}(data, pos)")
+        if run:
+            self._source.add(depth, f"pos += {sum(column.size_bytes for _, column in columns)}")
         for index in wanted:
-            _generate_forms(source, code.columns[index], index, uses[index], depth, careful)
-        run.clear()
+            self._forms(index, depth)
 
-    for index in indexes:
-        column = code.columns[index]
-        if not column.prefix_bytes:
-            run.append(index)
-            continue
-        flush()
-        _generate_variable(source, column, index, uses.get(index), depth, careful)
-    flush()
+    def _variable(self, index: int, depth: int) -> None:
+        width = self._columns[index].prefix_bytes
+        if width <= 3:
+            length = " | ".join(
+                f"data[pos + {nth}] << {8 * nth}" if nth else "data[pos]" for nth in range(width)
+            )
+        else:
+            length = f"{self._source.unpacker('I')}(data, pos)[0]"
+        if index not in self._uses:
+            self._source.add(depth, f"pos += {width} + ({length})")
+            return
+        self._source.add(depth, f"stop = pos + {width} + ({length})")
+        self._source.add(depth, f"r{index} = data[pos + {width}:stop]")
+        self._source.add(depth, "pos = stop")
+        self._forms(index, depth)
 
-
-def _generate_variable(
-    source: _Source,
-    column: ColumnCode,
-    index: int,
-    uses: list[_Wanted] | None,
-    depth: int,
-    careful: bool,
-) -> None:
-    width = column.prefix_bytes
-    if width <= 3:
-        length = " | ".join(
-            f"data[pos + {nth}] << {8 * nth}" if nth else "data[pos]" for nth in range(width)
-        )
-    else:
-        length = f"{source.unpacker('I')}(data, pos)[0]"
-    if uses is None:
-        source.add(depth, f"pos += {width} + ({length})")
-        return
-    source.add(depth, f"stop = pos + {width} + ({length})")
-    source.add(depth, f"r{index} = data[pos + {width}:stop]")
-    source.add(depth, "pos = stop")
-    _generate_forms(source, column, index, uses, depth, careful)
-
-
-def _generate_forms(
-    source: _Source,
-    column: ColumnCode,
-    index: int,
-    uses: Sequence[_Wanted],
-    depth: int,
-    careful: bool,
-) -> None:
-    raw = f"r{index}"
-    lines: list[str] = []
-    base = column.base.replace("raw", raw)
-    if len(uses) == 1 and column.forms[uses[0].form].count("{}") == 1:
-        lines.append(f"{uses[0].variable} = {column.forms[uses[0].form].replace('{}', base)}")
-    else:
-        if base != raw:
-            lines.append(f"{raw} = {base}")
-        lines += [f"{use.variable} = {column.forms[use.form].replace('{}', raw)}" for use in uses]
-    if not careful:
+    def _forms(self, index: int, depth: int) -> None:
+        """Make of ``r{index}``, which has been read, all that is wanted of it."""
+        column, raw = self._columns[index], f"r{index}"
+        base = column.base.replace("raw", raw)
+        if index in self._differences:
+            changed = f"apply_json_diff(document{index}, {raw})"
+            base = f"({changed} if partial & {self._differences[index]} else {base})"
+        as_it_is = [use for use in self._uses[index] if use.form is None]
+        for use in as_it_is:
+            self._source.add(depth, f"{use.variable} = {raw}")
+        uses = [(use, column.forms[use.form]) for use in self._uses[index] if use.form is not None]
+        if len(uses) == 1:
+            (use, form) = uses[0]
+            lines = [f"{use.variable} = {form.replace('{}', base)}"]
+        else:
+            lines = [f"{raw} = {base}"] if base != raw and uses else []
+            lines += [f"{use.variable} = {form.replace('{}', raw)}" for use, form in uses]
+        if not self._careful or not uses:
+            for line in lines:
+                self._source.add(depth, line)
+            return
+        self._source.add(depth, "try:")
         for line in lines:
-            source.add(depth, line)
-        return
-    source.add(depth, "try:")
-    for line in lines:
-        source.add(depth + 1, line)
-    source.add(depth, "except VALUE_ERRORS as error:")
-    source.add(depth + 1, f"{' = '.join(use.variable for use in uses)} = Unreadable(str(error))")
+            self._source.add(depth + 1, line)
+        self._source.add(depth, "except VALUE_ERRORS as error:")
+        targets = " = ".join(use.variable for use, _ in uses)
+        self._source.add(depth + 1, f"{targets} = Unreadable(str(error))")
 
 
 def read_rows(decoder: RowDecoder, data: bytes, start: int, end: int) -> tuple[list[Image], bool]:

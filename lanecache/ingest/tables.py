@@ -7,7 +7,7 @@ never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,24 +56,34 @@ class MappedTable:
         return self._bound.problems if self._bound is not None else ()
 
     def apply(
-        self, kind: RowKind, data: bytes, start: int, end: int, into: Sequence[OperationSet]
+        self,
+        kind: RowKind,
+        data: bytes,
+        start: int,
+        end: int,
+        into: Sequence[OperationSet],
+        *,
+        unpack: Callable[[bytes], bytes] | None = None,
     ) -> tuple[int, Sequence[Problem]]:
         """Map the rows of an event (``data[start:end]``, from the column count on).
 
         Gives the number of rows and what had to be invalidated. Rows that cannot be read at all
-        clear the table's keys.
+        clear the table's keys. ``unpack`` is for rows that are compressed behind their bitmaps.
         """
         code, bound = self._code, self._bound
         if code is None or bound is None:
             return 0, self.clear(self.reason, into)
         try:
             decoder, start = self._decoder(code, bound, kind, data, start)
+            if unpack is not None:
+                data = unpack(data[start:end])
+                start, end = 0, len(data)
             images, careful = read_rows(decoder, data, start, end)
         except BinlogError as error:
             return 0, self.clear(str(error), into)
         if careful:
             return len(images), _map_carefully(bound, kind, images, into)
-        if kind is RowKind.UPDATE:
+        if kind.has_both_images:
             bound.update(images, into)
             return len(images) >> 1, ()
         if kind is RowKind.WRITE:
@@ -101,7 +111,7 @@ class MappedTable:
         mask = (1 << columns) - 1
         before = after = int.from_bytes(data[pos : pos + width], "little") & mask
         pos += width
-        if kind is RowKind.UPDATE:
+        if kind.has_both_images:
             after = int.from_bytes(data[pos : pos + width], "little") & mask
             pos += width
         decoder = self._decoders.get((kind, before, after))
@@ -115,7 +125,7 @@ def _map_carefully(
     bound: BoundTable, kind: RowKind, images: Sequence[Image], into: Sequence[OperationSet]
 ) -> list[Problem]:
     problems: list[Problem] = []
-    if kind is RowKind.UPDATE:
+    if kind.has_both_images:
         for before, after in zip(images[::2], images[1::2], strict=True):
             problems += bound.change_carefully(before, after, into)
     elif kind is RowKind.WRITE:

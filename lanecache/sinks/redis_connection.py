@@ -207,8 +207,20 @@ async def read_when_still(protocol: RedisProtocol, key: str) -> bytes | None:
 
 
 async def read_bytes(protocol: RedisProtocol, key: str) -> bytes | None:
-    """Read one string key; ``None`` where there is none."""
-    value = (await protocol.ask("GET", key))[0]
+    """Read one string key; ``None`` where there is none.
+
+    Raises:
+        SinkError: something else lies there, put by somebody else.
+    """
+    try:
+        value = (await protocol.ask("GET", key))[0]
+    except SinkUnavailable as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        raise SinkError(
+            f"the position in Redis ({key}) cannot be read, since that key is not a string: delete"
+            " it to start anew"
+        ) from None
     if value is not None and not isinstance(value, bytes):
         raise SinkError(f"{key} holds {value!r:.40} in place of a string")
     return value

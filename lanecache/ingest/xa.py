@@ -1,0 +1,77 @@
+"""XA transactions between their PREPARE and their outcome.
+
+A prepared transaction's rows are in the binlog long before it is known whether they count. They are
+held by XID, in memory, within a limit; the position goes on, but remembers from where the oldest
+undecided one has to be read again after a restart.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lanecache.errors import BinlogError
+from lanecache.ingest.statements import xid_text
+
+if TYPE_CHECKING:
+    from lanecache.operation import OperationSet, Position
+
+
+class XaPrepare(msgspec.Struct, frozen=True):
+    """An XA_PREPARE event: whose outcome follows later, or ``one_phase``: it has committed."""
+
+    xid: str
+    one_phase: bool
+
+
+def parse_xa_prepare(body: bytes) -> XaPrepare:
+    """Parse an XA_PREPARE body (MySQL ``XA_prepare_event``, MariaDB ``XA_prepare_log_event``).
+
+    Raises:
+        BinlogError: the bytes are no such event.
+    """
+    if len(body) < 13:
+        raise BinlogError("the XA prepare event is too short")
+    one_phase, format_id, gtrid_bytes, bqual_bytes = struct.unpack_from("<BiII", body)
+    data = body[13 : 13 + gtrid_bytes + bqual_bytes]
+    if len(data) != gtrid_bytes + bqual_bytes:
+        raise BinlogError("the XA prepare event is cut off")
+    return XaPrepare(
+        xid=xid_text(format_id, data[:gtrid_bytes], data[gtrid_bytes:]), one_phase=bool(one_phase)
+    )
+
+
+class _Held(msgspec.Struct, frozen=True):
+    operations: Sequence[OperationSet]
+    begins_at: Position
+
+
+class PreparedTransactions:
+    """The XA transactions whose outcome is not known yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Held] = {}
+
+    def hold(self, xid: str, operations: Sequence[OperationSet], begins_at: Position) -> None:
+        """Keep the operations of a transaction that was prepared; it begins behind a position."""
+        self._held[xid] = _Held(operations, begins_at)
+
+    def take(self, xid: str) -> Sequence[OperationSet] | None:
+        """Give and forget the operations of a decided transaction; ``None`` if it is not known."""
+        held = self._held.pop(xid, None)
+        return held.operations if held is not None else None
+
+    @property
+    def resume(self) -> Position | None:
+        """Where the oldest undecided transaction begins; ``None`` where there is none."""
+        return next((held.begins_at for held in self._held.values()), None)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the held operations take in memory."""
+        return sum(
+            operations.size_bytes for held in self._held.values() for operations in held.operations
+        )
