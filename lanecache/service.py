@@ -161,9 +161,8 @@ class Service:
             if name not in self._deliveries:
                 raise ValueError(f"no sink is called {name!r}: there are {', '.join(self._views)}")
         with anyio.fail_after(timeout_s):
-            async with anyio.create_task_group() as group:
-                for name in names:
-                    group.start_soon(self._wait_covered, name, position)
+            for name in names:
+                await self._wait_covered(name, position)
 
     async def _wait_covered(self, name: str, position: Position) -> None:
         delivery = self._deliveries[name]
@@ -260,7 +259,7 @@ class Service:
         with reading:
             async with anyio.create_task_group() as opening:
                 for name, delivery in self._deliveries.items():
-                    opening.start_soon(self._open, name, delivery, checkpoints)
+                    opening.start_soon(guard, self._open, name, delivery, checkpoints)
             for name, delivery in self._deliveries.items():
                 group.start_soon(guard, delivery.run, name=f"sink {name}")
             group.start_soon(self._tell_streaming, name="tell streaming")

@@ -241,6 +241,33 @@ async def test_a_purged_position_is_handled_as_the_configuration_says(
         assert (await second.end()).code == 0
 
 
+async def test_a_start_of_another_kind_of_server_is_refused(
+    database: DatabaseServer, schema: str, tmp_path: Path
+) -> None:
+    await database.execute(f"CREATE TABLE {schema}.t (id INT PRIMARY KEY)")
+    uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+    start = f"{uuid}:1-5" if isinstance(database, MariaDb) else "0-1-5"
+    config = write_config(tmp_path, database.url(), MEMORY, [lane(schema)], start=start)
+    said = (await run_to_end(tmp_path, "run", config)).sentence(2, database.password)
+    (fault,) = (await run_to_end(tmp_path, "check", config)).faults(database.password)
+    for text in (said, fault):
+        assert f"source.start = '{start}' is neither latest, earliest, FILE:OFFSET nor a" in text
+
+
+async def test_a_start_that_is_not_there_any_more_is_refused(
+    database: DatabaseServer, schema: str, tmp_path: Path
+) -> None:
+    await database.execute(f"CREATE TABLE {schema}.t (id INT PRIMARY KEY)")
+    start = "binlog.999999:4"
+    config = write_config(tmp_path, database.url(), MEMORY, [lane(schema)], start=start)
+    said = (await run_to_end(tmp_path, "run", config)).sentence(3, database.password)
+    assert "has no binlog binlog.999999: it has binlog.000001 to" in said
+    # A target that holds a position does not ask for it.
+    checked = await run_to_end(tmp_path, "check", config)
+    assert checked.code == 0
+    assert "has no binlog binlog.999999" in checked.out
+
+
 async def test_a_position_in_redis_that_cannot_be_read_is_said(
     database: DatabaseServer, schema: str, redis_server: Redis, tmp_path: Path
 ) -> None:
@@ -281,9 +308,7 @@ async def replica(database: DatabaseServer, server_id: int) -> AsyncIterator[Non
     identity = ReplicaIdentity(server_id, "00000000-0000-0000-0000-000000000077", "replica-of-ours")
     try:
         facts, position = await server.facts(), await server.position()
-        async with open_dump(
-            server.address, facts, position, identity, deadline_s=120.0
-        ) as stream:
+        async with open_dump(server.address, facts, position, identity, deadline_s=120.0) as stream:
             await stream.read()
             yield
     finally:
@@ -421,9 +446,7 @@ async def test_a_lane_over_a_table_that_is_not_there_works_when_the_table_appear
     database: DatabaseServer, schema: str, redis_server: Redis, tmp_path: Path
 ) -> None:
     await database.execute(f"CREATE TABLE {schema}.products (id INT PRIMARY KEY)")
-    config = write_config(
-        tmp_path, database.url(), redis_server.url(), [lane(schema, "product")]
-    )
+    config = write_config(tmp_path, database.url(), redis_server.url(), [lane(schema, "product")])
     (fault,) = (await run_to_end(tmp_path, "check", config)).faults(database.password)
     assert f"no table {schema}.product is there" in fault
     assert f"did you mean {schema}.products?" in fault
@@ -615,5 +638,3 @@ async def test_garbage_in_the_binlog_is_recovered_from(
             ended = await process.end()
     assert ended.code == 0, ended.err
     assert "Traceback" not in ended.err
-
-

@@ -26,7 +26,7 @@ from chaos import (
 )
 
 import lanecache
-from lanecache.errors import PositionLost, PositionPurged
+from lanecache.errors import PositionLost, PositionPurged, SinkError
 from lanecache.servers import DatabaseServer, Redis
 from lanecache.service import Service
 from lanecache.statistics import LinkState
@@ -263,6 +263,15 @@ async def test_an_empty_redis_ends_a_service_in_this_process_as_well(
         with pytest.raises(PositionLost, match="no longer holds the position"):
             await service.wait()
     assert not ready(service)
+
+
+async def test_a_redis_that_refuses_the_login_is_one_error_and_not_a_group_of_them(
+    database: DatabaseServer, schema: str, new_server: NewServer
+) -> None:
+    redis = await new_server(Redis, options={"requirepass": "secret"})
+    url = f"redis://:wrong@{redis.host}:{redis.port}"
+    with pytest.raises(SinkError, match="refused the login"):
+        await lanecache.start(chaos_config(database.url(), schema, url))
 
 
 async def test_an_empty_redis_is_filled_by_what_comes_when_told_to_clear(

@@ -11,7 +11,14 @@ from lanecache.config import LaneConfig
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
-from lanecache.ingest.decoder import Committed, Decoder, Discarded, Overflow, SchemaWanted
+from lanecache.ingest.decoder import (
+    Committed,
+    Decoder,
+    Discarded,
+    ForeignKeysWanted,
+    Overflow,
+    SchemaWanted,
+)
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Clear, Delete, Operation, Position, Set
 from lanecache.row import Problem
@@ -44,7 +51,8 @@ class Reading:
         )
 
     def feed(self, builder: BinlogBuilder) -> list[Any]:
-        return list(self.decoder.feed(builder.block()))
+        outputs = self.decoder.feed(builder.block())
+        return [output for output in outputs if not isinstance(output, ForeignKeysWanted)]
 
 
 def operations(output: Any) -> list[Operation]:

@@ -1,4 +1,4 @@
-"""Every way in which a change can stand in the binlog: it is read, or what it touched is cleared."""
+"""Every way in which a change can stand in the binlog: it is read, or its keys are cleared."""
 
 from __future__ import annotations
 
@@ -349,3 +349,69 @@ async def test_every_change_of_a_table_is_followed(database: DatabaseServer, sch
                 assert found is None or found == values, change
                 assert found is not None or values["id"] < number - 1, change
         assert cached(service, "row:old:1") is None
+
+
+async def test_what_foreign_keys_change_in_child_tables_is_never_left_stale(
+    database: DatabaseServer, schema: str
+) -> None:
+    shop = Shop(database, schema)
+    async with shop.running() as (service, session):
+        await session.execute("CREATE TABLE parent (id INT PRIMARY KEY, code INT UNIQUE, n INT)")
+        await session.execute(
+            "CREATE TABLE child (id INT PRIMARY KEY, parent_id INT, code INT,"
+            " FOREIGN KEY (parent_id) REFERENCES parent (id) ON DELETE CASCADE,"
+            " FOREIGN KEY (code) REFERENCES parent (code) ON UPDATE CASCADE ON DELETE SET NULL)"
+        )
+        await session.execute(
+            "CREATE TABLE grandchild (id INT PRIMARY KEY, child_id INT,"
+            " FOREIGN KEY (child_id) REFERENCES child (id) ON DELETE CASCADE)"
+        )
+        await session.execute("INSERT INTO parent VALUES (1, 10, 0), (2, 20, 0), (3, 30, 0)")
+        await session.execute("INSERT INTO child VALUES (1, 1, 10), (2, 2, 20), (3, NULL, 30)")
+        await session.execute("INSERT INTO grandchild VALUES (1, 1), (2, 2)")
+        await session.execute("UPDATE parent SET n = 1")
+        await caught_up(service, session)
+        assert cached(service, "row:child:1") is not None
+        for change in (
+            "UPDATE parent SET code = 21 WHERE id = 2",
+            "DELETE FROM parent WHERE id = 3",
+            "DELETE FROM parent WHERE id = 1",
+        ):
+            await session.execute(change)
+            await caught_up(service, session)
+            for table, columns in (
+                ("parent", "id, code, n"),
+                ("child", "id, parent_id, code"),
+                ("grandchild", "id, child_id"),
+            ):
+                rows = {
+                    row[0]: row for row in await session.query(f"SELECT {columns} FROM {table}")
+                }
+                for key in (1, 2, 3):
+                    found = cached(service, f"row:{table}:{key}")
+                    assert found is None or tuple(found.values()) == rows[key], (change, table)
+
+
+async def test_a_parent_without_a_lane_is_watched_for_its_children(
+    database: DatabaseServer, schema: str
+) -> None:
+    shop = Shop(database, schema)
+    shop.config["lanes"] = [{"table": f"{schema}.child", "key": "child:{id}"}]
+    await database.execute(
+        f"CREATE TABLE {schema}.parent (id INT PRIMARY KEY, n INT)",
+        f"CREATE TABLE {schema}.child (id INT PRIMARY KEY, parent_id INT,"
+        f" FOREIGN KEY (parent_id) REFERENCES {schema}.parent (id)"
+        " ON DELETE CASCADE ON UPDATE CASCADE)",
+        f"INSERT INTO {schema}.parent VALUES (1, 1), (2, 2)",
+    )
+    async with shop.running() as (service, session):
+        await session.execute("INSERT INTO child VALUES (1, 1), (2, 2)")
+        await session.execute("UPDATE parent SET n = 5")
+        await caught_up(service, session)
+        assert cached(service, "child:1") == {"id": 1, "parent_id": 1}
+        await session.execute("UPDATE parent SET id = 3 WHERE id = 1")
+        await caught_up(service, session)
+        assert cached(service, "child:1") in (None, {"id": 1, "parent_id": 3})
+        await session.execute("DELETE FROM parent WHERE id = 2")
+        await caught_up(service, session)
+        assert cached(service, "child:2") is None

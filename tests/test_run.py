@@ -76,7 +76,7 @@ async def table(database: DatabaseServer, schema: str) -> dict[str, Any]:
 def held(service: Service, sink: str = "main") -> dict[str, bytes | None]:
     """Give what a memory sink holds."""
     target: Any = service.sinks[sink].target
-    return {key: target.get(key) for key in target.keys()}  # noqa: SIM118
+    return dict(target.snapshot())
 
 
 async def caught_up(service: Service, database: DatabaseServer) -> None:
@@ -275,19 +275,14 @@ async def test_tail_prints_operations_and_applies_them_nowhere(
         for line in printed
     ]
     # CREATE TABLE clears too: nobody knows what lay under the prefix.
-    assert kinds[-5:] == [
+    assert kinds == [
+        ("clear", "t:", None),
         ("set", "t:1", '{"id":1,"n":10}'),
         ("delete", "t:1", None),
         ("set", "t:2", '{"id":2,"n":10}'),
         ("clear", "t:", None),
         ("set", "t:3", '{"id":3,"n":30}'),
-    ] or sorted(kinds[-5:-2]) == sorted(
-        [
-            ("set", "t:1", '{"id":1,"n":10}'),
-            ("delete", "t:1", None),
-            ("set", "t:2", '{"id":2,"n":10}'),
-        ]
-    )
+    ]
     assert {line["ttl_s"] for line in printed if line["operation"] == "set"} == {60.0}
     assert all(line["sinks"] == ["main"] and "gtids" in line for line in printed)
     assert await redis_server.execute("DBSIZE") == 0
@@ -397,7 +392,8 @@ async def test_a_run_begins_where_it_is_told_and_goes_on_from_what_is_stored(
     server = Server(parse_source_url(database.url()))
     await database.execute(f"INSERT INTO {schema}.t VALUES (1, 1)")
     position = await server.position()
-    await database.execute(f"INSERT INTO {schema}.t VALUES (2, 2)")
+    # The binlog ends in a file without any transaction.
+    await database.execute(f"INSERT INTO {schema}.t VALUES (2, 2)", "FLUSH BINARY LOGS")
     await server.close()
     for start, wanted in (
         ("latest", []),
@@ -511,7 +507,7 @@ async def test_tls_leads_to_the_database_and_redis(
     assert files is not None
     assert own is not None
     await database.execute(
-        f"ALTER USER 'lanecache'@'%' REQUIRE SSL",
+        "ALTER USER 'lanecache'@'%' REQUIRE SSL",
         "CREATE DATABASE s",
         "CREATE TABLE s.t (id INT PRIMARY KEY, n BIGINT)",
     )
@@ -550,7 +546,7 @@ async def test_start_gives_a_service_to_await_or_to_enter(
         await service.stop()
     await service.stop()
     with pytest.raises(LanecacheError, match="has stopped"):
-        await service.wait_for("mysql-bin.999999:4", timeout_s=5.0)
+        await service.wait_for("binlog.999999:4", timeout_s=5.0)
     async with lanecache.start(config) as service:
         await database.execute(f"INSERT INTO {schema}.t VALUES (2, 2)")
         await caught_up(service, database)
@@ -614,7 +610,7 @@ async def test_lanes_share_tables_and_tables_share_lanes(
     database: DatabaseServer, schema: str
 ) -> None:
     lanes = [
-        {"table": f"{schema}.item_*", "key": "{@table}:{id}", "columns": ["id", "name"]},
+        {"table": f"{schema}.item_*", "key": "row:{@table}:{id}", "columns": ["id", "name"]},
         {"table": f"{schema}.item_a", "key": "name:{id}", "value": "column:name"},
         {"table": f"{schema}.item_a", "key": "owner:{owner}:{id}"},
         {"table": f"{schema}.item_a", "key": "count:{owner}", "value": "none"},
@@ -630,8 +626,8 @@ async def test_lanes_share_tables_and_tables_share_lanes(
             await session.execute(f"INSERT INTO {name} VALUES (1, 'ann:x', 'first')")
         await caught_up(service, database)
         assert held(service) == {
-            "item_a:1": b'{"id":1,"name":"first"}',
-            "item_b:1": b'{"id":1,"name":"first"}',
+            "row:item_a:1": b'{"id":1,"name":"first"}',
+            "row:item_b:1": b'{"id":1,"name":"first"}',
             "name:1": b"first",
             "owner:ann%3Ax:1": b'{"id":1,"owner":"ann:x","name":"first"}',
         }
@@ -639,13 +635,13 @@ async def test_lanes_share_tables_and_tables_share_lanes(
         await session.execute("UPDATE item_a SET owner = 'bob', name = NULL")
         await caught_up(service, database)
         assert held(service) == {
-            "item_a:1": b'{"id":1,"name":null}',
-            "item_b:1": b'{"id":1,"name":"first"}',
+            "row:item_a:1": b'{"id":1,"name":null}',
+            "row:item_b:1": b'{"id":1,"name":"first"}',
             "owner:bob:1": b'{"id":1,"owner":"bob","name":null}',
         }
         await session.execute("DELETE FROM item_a")
         await caught_up(service, database)
-        assert held(service) == {"item_b:1": b'{"id":1,"name":"first"}'}
+        assert held(service) == {"row:item_b:1": b'{"id":1,"name":"first"}'}
 
 
 async def test_a_none_lane_deletes_what_others_put_there(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from lanecache.cli.failures import CutShort, Exit
+from lanecache.cli.failures import CutShort, report
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 CUT_SHORT_S = 2.0
 
 logger = logging.getLogger(__name__)
+
+
+def _end(error: CutShort) -> None:
+    """End the process at once, though something still does not heed the cancellation."""
+    os._exit(report(error))
 
 
 @asynccontextmanager
@@ -52,8 +57,9 @@ async def _watch(
         async for number in received:
             name = signal.Signals(number).name
             if stopping.is_set():
-                asyncio.get_running_loop().call_later(CUT_SHORT_S, os._exit, Exit.FAILED)
                 message = f"cut short by a second signal ({name})"
-                raise CutShort(f"{message}: {consequence}" if consequence else message)
+                error = CutShort(f"{message}: {consequence}" if consequence else message)
+                asyncio.get_running_loop().call_later(CUT_SHORT_S, _end, error)
+                raise error
             logger.info("%s: stopping cleanly; a second signal cuts it short", name)
             stopping.set()

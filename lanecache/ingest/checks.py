@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lanecache.errors import ConfigError, SourceClash, SourceError
+from lanecache.errors import ConfigError, SourceClash, SourceError, SourceUnavailable
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.gtid import MARIADB, MYSQL
 from lanecache.ingest.address import SourceAddress, parse_source_url
@@ -42,6 +42,7 @@ async def check_source(
         findings.append(ok(f"connected to {facts.product} {facts.version_text} at {address.where}"))
         findings += _check_settings(facts)
         findings += await _check_position(server, facts)
+        findings += await _check_start(server, facts, config.start)
         findings += await _check_identity(server, config)
         if facts.log_bin:
             findings.append(await _check_dump(server, address, facts, config))
@@ -146,6 +147,21 @@ async def _check_position(server: Server, facts: ServerFacts) -> list[Finding]:
             )
         )
     return findings
+
+
+async def _check_start(server: Server, facts: ServerFacts, start: str) -> list[Finding]:
+    if not facts.log_bin or start == "latest":
+        return []
+    try:
+        position = await server.resolve_start(start)
+    except ConfigError as error:
+        return [fault(str(error), "")]
+    except SourceUnavailable:
+        raise
+    except SourceError as error:
+        remedy = "choose another source.start; it counts where a target holds no position yet"
+        return [warning(str(error), remedy)]
+    return [ok(f"source.start = {start} is at {position}")]
 
 
 async def _check_identity(server: Server, config: SourceConfig) -> list[Finding]:

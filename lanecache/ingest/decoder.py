@@ -26,6 +26,7 @@ from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
+    from lanecache.ingest.cascades import ForeignKey
     from lanecache.ingest.protocol import Block
     from lanecache.ingest.schema import ColumnFacts
 
@@ -80,13 +81,17 @@ class Discarded(msgspec.Struct, frozen=True):
     """The transaction under way is void: what was handed on of it must not be applied."""
 
 
+class ForeignKeysWanted(msgspec.Struct, frozen=True):
+    """``learn_foreign_keys`` has to be called before the walk goes on: a table was changed."""
+
+
 class SchemaWanted(msgspec.Struct, frozen=True):
     """``provide_schema`` has to be called for this table before the walk goes on."""
 
     table: NamedTable
 
 
-Output = Committed | Overflow | Discarded | SchemaWanted
+Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted
 
 
 class DecoderCounts(msgspec.Struct):
@@ -157,9 +162,18 @@ class Decoder:
         """Name the place in the binlog that was read last, for messages."""
         return f"{self._file}:{self._offset}"
 
+    @property
+    def read_up_to(self) -> Position:
+        """The file and offset that were read last; they may lie within a transaction."""
+        return Position(None, self._file, self._offset)
+
     def provide_schema(self, table: NamedTable, columns: Sequence[ColumnFacts] | None) -> None:
         """Answer ``SchemaWanted``; ``None`` where the schema cannot be read."""
         self._tables.provide(table, columns)
+
+    def learn_foreign_keys(self, keys: Sequence[ForeignKey]) -> None:
+        """Take the foreign keys of the database, at the start and as ``ForeignKeysWanted`` asks."""
+        self._tables.learn_foreign_keys(keys)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.
@@ -359,6 +373,8 @@ class Decoder:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
         unpack = self._unpack if event in _ROWS_COMPRESSED else None
+        for problem in table.cascade(kind, data, start, stop, self._operations, unpack=unpack):
+            self._invalidated(problem)
         rows, problems = table.apply(kind, data, start, stop, self._operations, unpack=unpack)
         self.counts.rows += rows
         for problem in problems:
@@ -460,6 +476,8 @@ class Decoder:
         elif kind in _WITHOUT_EFFECT:
             pass
         else:
+            if kind in (StatementKind.TABLE_DDL, StatementKind.SCHEMA_DDL, StatementKind.UNKNOWN):
+                yield ForeignKeysWanted()
             self._apply_statement(statement, query)
             if not self._open:
                 yield self._commit(timestamp)

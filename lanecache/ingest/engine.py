@@ -31,6 +31,7 @@ from lanecache.ingest.decoder import (
     Decoder,
     DecoderCounts,
     Discarded,
+    ForeignKeysWanted,
     Output,
     Overflow,
     SchemaWanted,
@@ -382,6 +383,7 @@ class Ingest:
                 report=self._report,
                 counts=self._counts,
             )
+            decoder.learn_foreign_keys(await self.server.foreign_keys())
             self._stream = stream
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
@@ -394,6 +396,9 @@ class Ingest:
             if failure is not None:
                 raise failure
         reached = self._position
+        if end is not None and (end.gtids is None or position.gtids is None):
+            # A new binlog file has events of its own, which no transaction's end lies behind.
+            reached = decoder.read_up_to
         if end is not None and reached is not None and _misses(reached, end):
             raise SourceUnavailable(
                 f"the database ended the dump at {reached}, before its end at {end}"
@@ -437,6 +442,8 @@ class Ingest:
             name = output.table
             columns = await self.server.table_columns(name.schema, name.table)
             decoder.provide_schema(name, columns)
+        elif isinstance(output, ForeignKeysWanted):
+            decoder.learn_foreign_keys(await self.server.foreign_keys())
         elif isinstance(output, Discarded):
             self._drop_spills()
 

@@ -19,6 +19,7 @@ FACT_VARIABLES = (
     "binlog_row_value_options",
     "expire_logs_days",
     "gtid_mode",
+    "innodb_native_foreign_keys",
     "log_bin",
     "log_bin_compress",
     "log_replica_updates",
@@ -52,6 +53,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     binlog_checksum: str
     log_replica_updates: bool
     lower_case_table_names: int
+    cascades_logged: bool  # what foreign keys do to child tables is in the binlog
     binlog_expire_s: int  # 0: binlogs are kept for ever
 
     @property
@@ -84,6 +86,8 @@ def parse_facts(values: Mapping[str, Any]) -> ServerFacts:
         binlog_checksum=text_of(values.get("binlog_checksum")).upper(),
         log_replica_updates=text_of(updates).upper() == "ON",
         lower_case_table_names=int(values.get("lower_case_table_names") or 0),
+        # MySQL 9.6 and later carry out foreign keys above the engine, unless told otherwise.
+        cascades_logged=text_of(values.get("innodb_native_foreign_keys")).upper() == "OFF",
         binlog_expire_s=seconds or int(days * 86400),
     )
 

@@ -15,6 +15,7 @@ from asyncmy.errors import MySQLError
 
 from lanecache.errors import ConfigError, SourceClash, SourceError, SourceUnavailable
 from lanecache.gtid import MARIADB, MYSQL, parse_gtid_set
+from lanecache.ingest.cascades import FOREIGN_KEYS_QUERY, ForeignKey, parse_foreign_keys
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
 from lanecache.ingest.login import explain, log_in
 from lanecache.ingest.schema import (
@@ -312,6 +313,34 @@ class Server:
             return None
         key = await self.query(PRIMARY_KEY_QUERY, schema, table)
         return parse_columns(rows, [text_of(row["COLUMN_NAME"]) for row in key])
+
+    async def foreign_keys(self) -> list[ForeignKey]:
+        """Read the foreign keys whose cascades the binlog does not hold, as far as the user sees.
+
+        It sees those of tables that it may SELECT from.
+        """
+        facts = await self._known_facts()
+        if facts.cascades_logged:
+            return []
+        rows = await self.query(FOREIGN_KEYS_QUERY)
+        unruled = {
+            (text_of(row["child_schema"]), text_of(row["child_table"]))
+            for row in rows
+            if row["on_delete"] is None
+        }
+        created = {child: await self._create_table(child) for child in sorted(unruled)}
+        return parse_foreign_keys(rows, created)
+
+    async def _create_table(self, table: tuple[str, str]) -> str:
+        """Read the text of a table's SHOW CREATE TABLE, empty where it is no longer there."""
+        name = ".".join(f"`{part.replace('`', '``')}`" for part in table)
+        try:
+            rows = await self.query(f"SHOW CREATE TABLE {name}")
+        except SourceUnavailable:
+            raise
+        except SourceError:
+            return ""
+        return text_of(rows[0].get("Create Table"))
 
     async def tables(self) -> list[tuple[str, str]]:
         """Read schema and name of every base table that the user may see, the system's left out."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lanecache.errors import BinlogError, SchemaUnknown
+from lanecache.ingest.cascades import Cascades, ForeignKey
 from lanecache.ingest.rows import RowDecoder, RowKind, TableCode, compile_rows, read_rows
 from lanecache.ingest.table import (
     TableMap,
@@ -20,7 +21,15 @@ from lanecache.ingest.table import (
     parse_table_map,
     with_schema,
 )
-from lanecache.row import BoundTable, Image, Problem, TableMapping
+from lanecache.row import (
+    BoundTable,
+    ColumnForm,
+    ColumnUse,
+    Image,
+    Problem,
+    TableMapping,
+    Unreadable,
+)
 
 if TYPE_CHECKING:
     from lanecache.ingest.schema import ColumnFacts
@@ -33,7 +42,13 @@ _TABLE_MAP_FRONT_BYTES = 8  # table id and flags
 class MappedTable:
     """A table that lanes want, in one shape; ``reason`` says why its rows cannot be read, if so."""
 
-    def __init__(self, table_map: TableMap, mapping: TableMapping, reason: str = "") -> None:
+    def __init__(
+        self,
+        table_map: TableMap,
+        mapping: TableMapping,
+        reason: str = "",
+        cascades: Cascades | None = None,
+    ) -> None:
         self.schema = table_map.schema
         self.table = table_map.table
         self.reason = reason
@@ -41,6 +56,9 @@ class MappedTable:
         self._code: TableCode | None = None
         self._bound: BoundTable | None = None
         self._decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
+        self._cascades = cascades
+        self._referenced: tuple[ColumnUse, ...] | None = ()
+        self._referenced_decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
         if not reason:
             try:
                 self._code = TableCode(table_map)
@@ -48,6 +66,7 @@ class MappedTable:
                 self.reason = str(error)
             else:
                 self._bound = mapping.bind(self._code.shape)
+                self._referenced = self._find_referenced(self._code)
         self._columns = len(table_map.columns)
 
     @property
@@ -74,7 +93,9 @@ class MappedTable:
         if code is None or bound is None:
             return 0, self.clear(self.reason, into)
         try:
-            decoder, start = self._decoder(code, bound, kind, data, start)
+            decoder, start = self._decoder(
+                self._decoders, code, bound.before, bound.after, kind, data, start
+            )
             if unpack is not None:
                 data = unpack(data[start:end])
                 start, end = 0, len(data)
@@ -92,6 +113,76 @@ class MappedTable:
             bound.delete(images, into)
         return len(images), ()
 
+    def cascade(
+        self,
+        kind: RowKind,
+        data: bytes,
+        start: int,
+        end: int,
+        into: Sequence[OperationSet],
+        *,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ) -> Sequence[Problem]:
+        """Clear the tables that foreign keys may have changed along with the rows of an event.
+
+        To be called before ``apply``: what the statement itself writes comes after its cascades.
+        """
+        cascades, name = self._cascades, (self.schema, self.table)
+        if cascades is None or kind is RowKind.WRITE:
+            return ()
+        if kind is RowKind.DELETE:
+            reached = cascades.reached_by_delete(name)
+        elif self._references_change(kind, data, start, end, unpack):
+            reached = cascades.reached_by_update(name)
+        else:
+            return ()
+        reason = f"a foreign key may have changed it along with {self.schema}.{self.table}"
+        return [
+            Problem(lane=".".join(child), scope=f"{prefix}*", reason=reason)
+            for child in reached
+            for prefix in self._mapping.clear_table(*child, into)
+        ]
+
+    def _find_referenced(self, code: TableCode) -> tuple[ColumnUse, ...] | None:
+        """Find the columns whose change cascades; ``None`` where one is not there."""
+        if self._cascades is None:
+            return ()
+        wanted = {column.lower() for column in self._cascades.columns((self.schema, self.table))}
+        found = tuple(
+            ColumnUse(index, ColumnForm.RAW)
+            for index, column in enumerate(code.shape.columns)
+            if column.name.lower() in wanted
+        )
+        return found if len(found) == len(wanted) else None
+
+    def _references_change(
+        self,
+        kind: RowKind,
+        data: bytes,
+        start: int,
+        end: int,
+        unpack: Callable[[bytes], bytes] | None,
+    ) -> bool:
+        """Tell whether an update may have changed a column that children refer to."""
+        uses, code = self._referenced, self._code
+        if uses is None or code is None:
+            return True
+        if not uses:
+            return False
+        try:
+            decoder, start = self._decoder(
+                self._referenced_decoders, code, uses, uses, kind, data, start
+            )
+            if unpack is not None:
+                data = unpack(data[start:end])
+                start, end = 0, len(data)
+            images, careful = read_rows(decoder, data, start, end)
+        except BinlogError:
+            return True
+        if careful and any(isinstance(value, Unreadable) for image in images for value in image):
+            return True
+        return images[::2] != images[1::2]
+
     def clear(self, reason: str, into: Sequence[OperationSet]) -> list[Problem]:
         """Clear the keys of every lane of this table, and say why."""
         prefixes = self._mapping.clear_table(self.schema, self.table, into)
@@ -99,7 +190,14 @@ class MappedTable:
         return [Problem(lane=where, scope=f"{prefix}*", reason=reason) for prefix in prefixes]
 
     def _decoder(
-        self, code: TableCode, bound: BoundTable, kind: RowKind, data: bytes, pos: int
+        self,
+        decoders: dict[tuple[RowKind, int, int], RowDecoder],
+        code: TableCode,
+        before_plan: Sequence[ColumnUse],
+        after_plan: Sequence[ColumnUse],
+        kind: RowKind,
+        data: bytes,
+        pos: int,
     ) -> tuple[RowDecoder, int]:
         try:
             columns, pos = packed_int(data, pos)
@@ -114,10 +212,10 @@ class MappedTable:
         if kind.has_both_images:
             after = int.from_bytes(data[pos : pos + width], "little") & mask
             pos += width
-        decoder = self._decoders.get((kind, before, after))
+        decoder = decoders.get((kind, before, after))
         if decoder is None:
-            decoder = compile_rows(code, kind, bound.before, bound.after, before, after)
-            self._decoders[kind, before, after] = decoder
+            decoder = compile_rows(code, kind, before_plan, after_plan, before, after)
+            decoders[kind, before, after] = decoder
         return decoder, pos
 
 
@@ -149,6 +247,7 @@ class Tables:
 
     def __init__(self, mapping: TableMapping) -> None:
         self._mapping = mapping
+        self._cascades = Cascades()
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
         self._schemas: dict[NamedTable, Sequence[ColumnFacts] | None] = {}
@@ -182,7 +281,8 @@ class Tables:
             self._by_id[table_id] = known
             return None
         name = _name(front)
-        if not self._mapping.wants(name.schema, name.table):
+        watched = self._cascades.watches((name.schema, name.table))
+        if not watched and not self._mapping.wants(name.schema, name.table):
             self._by_id[table_id] = None
             return None
         table_map = parse_table_map(front, mariadb=mariadb)
@@ -201,7 +301,7 @@ class Tables:
                 reason = completed
             else:
                 table_map = completed
-        table = MappedTable(table_map, self._mapping, reason)
+        table = MappedTable(table_map, self._mapping, reason, self._cascades if watched else None)
         self._by_map[front] = table
         self._by_id[table_id] = table
         return None
@@ -209,6 +309,11 @@ class Tables:
     def provide(self, name: NamedTable, schema: Sequence[ColumnFacts] | None) -> None:
         """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
         self._schemas[name] = schema
+
+    def learn_foreign_keys(self, keys: Iterable[ForeignKey]) -> None:
+        """Take the foreign keys whose cascades the binlog does not hold."""
+        if self._cascades.learn(keys):
+            self._by_map.clear()
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""

@@ -63,7 +63,7 @@ def error_of_reply(text: str, where: str, sink: str = "") -> SinkError:
         )
     if kind in ("NOAUTH", "WRONGPASS") or "invalid password" in text or "without any pass" in text:
         return SinkError(
-            f"Redis at {where} refused the login ({text}): correct user and password in "
+            f"Redis at {where} refused the login ({text}): correct the user and password in "
             + (f"sinks.{sink}.url" if sink else "the URL"),
             sink=sink,
         )
