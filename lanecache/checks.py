@@ -9,7 +9,7 @@ from lanecache.config_shape import nearest
 from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Finding, Severity, fault, ok
 from lanecache.ingest.address import parse_source_url
-from lanecache.ingest.checks import check_source
+from lanecache.ingest.checks import check_source, check_stored_position
 from lanecache.ingest.schema import table_shape
 from lanecache.ingest.server import Server
 from lanecache.lanes.mapping import Lanes
@@ -39,9 +39,13 @@ async def check_all(config: Config) -> list[Finding]:
             findings.append(fault(str(error), ""))
     for name, sink in config.sinks.items():
         try:
-            findings += await check_sink(name, sink, config.source.name)
+            found, position = await check_sink(name, sink, config.source.name)
         except LanecacheError as error:
             findings.append(fault(str(error), ""))
+            continue
+        findings += found
+        if reachable and position is not None:
+            findings.append(await check_stored_position(config.source, name, position))
     return findings
 
 

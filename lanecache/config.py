@@ -76,7 +76,7 @@ class SourceConfig(_Section, frozen=True):
     url: str
     name: str = ""  # names the position; default: host:port
     server_id: int | None = None
-    start: str = "latest"  # latest, earliest, a GTID set, or FILE:OFFSET
+    start: str = "latest"  # latest, earliest (files' default), a GTID set, or FILE:OFFSET
     on_purged: Literal["stop", "clear"] = "stop"  # clear: all prefixes, then the oldest position
     heartbeat_s: float = 5.0
     connect_timeout_s: float = 10.0
@@ -166,6 +166,7 @@ def load_config(
         )
     overlay_environment(data, Config, ours)
     check_shape(data, Config)
+    _begin_files_early(data["source"], given=not isinstance(source, Config))
     config = msgspec.convert(data, Config)
     _check_source(config.source)
     _check_sinks(config.sinks)
@@ -178,13 +179,25 @@ def load_config(
     return msgspec.structs.replace(config, source=named)
 
 
+def _begin_files_early(source: dict[str, Any], *, given: bool) -> None:
+    """Let files be read from their beginning: what they hold lies before any "latest".
+
+    ``given`` tells whether a ``start`` that is there was written down, and is no default.
+    """
+    start = "" if given else "latest"
+    if source["url"].startswith("file:") and source.get("start", start) == start:
+        source["start"] = "earliest"
+
+
 def source_name(source: SourceConfig) -> str:
     """Give the name that positions are stored under: ``name``, else ``host:port`` of the URL.
 
-    A URL without a host (a Unix socket) gives the socket's path instead.
+    A URL without a host (a Unix socket) gives the socket's path instead; files give their URL.
     """
     if source.name:
         return source.name
+    if source.url.startswith("file:"):
+        return source.url
     url = urllib.parse.urlsplit(source.url)
     if url.scheme.endswith("+unix"):
         return urllib.parse.unquote(url.path)

@@ -176,15 +176,23 @@ class Delivery:
 
         Waits for ever for a target that is down, and says so once.
 
+        When it is opened once more after a run, a position that was stored before and is gone now
+        is handled as the configuration says.
+
         Raises:
+            PositionLost: it is gone, and the configuration says to stop.
             SinkError: the target can never work like this.
         """
+        before = self._checkpoint
         self._queued.clear()
         self._given.clear()
         self._accounts.clear()
         self._kept_bytes = self._kept_spilled = 0
         self._wake()
         self._checkpoint = await self._open()
+        if self._checkpoint is None and before is not None:
+            self._checkpoint = before
+            self._reconcile(None)
         return self._checkpoint
 
     async def run(self) -> None:

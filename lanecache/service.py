@@ -24,6 +24,7 @@ from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
 from lanecache.ingest.engine import Ingest
+from lanecache.ingest.files import is_file_url
 from lanecache.invalidations import Invalidations
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Position, Sink
@@ -71,6 +72,7 @@ class Service:
     def __init__(self, config: Config, *, once: bool) -> None:
         self._config = config
         self._once = once
+        self._files = is_file_url(config.source.url)
         self._lanes = Lanes(config.lanes, list(config.sinks))
         self._invalidations = Invalidations(config.lanes)
         signatures = {name: self._lanes.signatures(name) for name in config.sinks}
@@ -266,7 +268,8 @@ class Service:
             group.start_soon(self._judge_lanes, name="judge lanes")
             await self._ingest.run(checkpoints, once=self._once)
             await self._judged.wait()
-        with anyio.move_on_after(None if self._once else self._drain_deadline_s) as drain:
+        to_the_end = self._once or (self._files and not self._stopping.is_set())
+        with anyio.move_on_after(None if to_the_end else self._drain_deadline_s) as drain:
             for delivery in self._deliveries.values():
                 await delivery.wait_durable_all()
         if drain.cancelled_caught:
@@ -279,6 +282,8 @@ class Service:
     async def _judge_lanes(self) -> None:
         """Say once, in the log, which lanes cannot work over the tables as they are now."""
         await self._ingest.wait_started()
+        if self._files:
+            self._judged.set()
         if self._judged.is_set():
             return
         try:

@@ -226,13 +226,21 @@ async def test_a_purged_position_is_handled_as_the_configuration_says(
         await eventually(lambda: value(redis_server, "t:1"), {"id": 1, "n": 1}, first)
         assert (await first.end()).code == 0
     await database.execute("UPDATE s.t SET n = 2 WHERE id = 1")
+    checked = await run_to_end(tmp_path, "check", config)
+    assert checked.code == 0, checked.out
+    assert "the binlog goes on from the position that is stored there" in checked.out
     await purge(database)
+    checked = await run_to_end(tmp_path, "check", config)
     if policy == "stop":
+        (fault,) = checked.faults(database.password)
+        assert 'set source.on_purged = "clear"' in fault
         said = (await run_to_end(tmp_path, "run", config)).sentence(3, database.password)
         assert "purged" in said or "not in the binlog" in said
         assert 'set source.on_purged = "clear"' in said
         assert await value(redis_server, "t:1") == {"id": 1, "n": 1}
         return
+    assert checked.code == 0, checked.out
+    assert "the next start empties the lanes" in checked.out
     with Lanecache(tmp_path, "run", config) as second:
         await eventually(lambda: value(redis_server, "t:1"), None, second)
         await second.wait_logged("clearing every lane's keys")

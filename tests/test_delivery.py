@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import anyio
 import pytest
 from sink_contract import SOURCE, transaction
 
@@ -589,3 +590,31 @@ async def until_state(delivery: Delivery, state: LinkState) -> None:
     async with asyncio.timeout(10):
         while delivery.statistics().state is not state:
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("on_lost", ["stop", "clear"])
+async def test_a_position_that_is_gone_when_the_sink_is_opened_again_is_not_a_first_start(
+    on_lost: str,
+) -> None:
+    sink = MemorySink()
+    config = SinkConfig(url="memory:", on_lost=on_lost)  # type: ignore[arg-type]
+    delivery = Delivery("main", sink, config, source=SOURCE, writer="me", prefixes=("k:",))
+    await delivery.open_first()
+    async with anyio.create_task_group() as group:
+        group.start_soon(delivery.run)
+        delivery.offer(transaction(1, Set("k:old", b"1")))
+        await delivery.wait_durable_all()
+        group.cancel_scope.cancel()
+    sink.checkpoint = None
+    if on_lost == "stop":
+        with pytest.raises(PositionLost):
+            await delivery.open_first()
+        return
+    checkpoint = await delivery.open_first()
+    assert checkpoint is not None
+    assert checkpoint.position == transaction(1).position
+    async with anyio.create_task_group() as group:
+        group.start_soon(delivery.run)
+        await delivery.wait_durable_all()
+        group.cancel_scope.cancel()
+    assert sink.get("k:old") is None

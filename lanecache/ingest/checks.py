@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lanecache.errors import ConfigError, SourceClash, SourceError, SourceUnavailable
+from lanecache.errors import (
+    ConfigError,
+    PositionPurged,
+    SourceClash,
+    SourceError,
+    SourceUnavailable,
+)
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.gtid import MARIADB, MYSQL
 from lanecache.ingest.address import SourceAddress, parse_source_url
@@ -15,6 +21,7 @@ from lanecache.ingest.source import open_dump
 if TYPE_CHECKING:
     from lanecache.config import SourceConfig
     from lanecache.ingest.facts import ServerFacts
+    from lanecache.operation import Position
 
 # Binlogs that are kept for less leave no time to repair anything before the position is purged.
 _RETENTION_MIN_S = 24 * 3600
@@ -45,7 +52,7 @@ async def check_source(
         findings += await _check_start(server, facts, config.start)
         findings += await _check_identity(server, config)
         if facts.log_bin:
-            findings.append(await _check_dump(server, address, facts, config))
+            findings.append(await _check_dump(server, address, config))
         for schema, table in tables:
             findings.append(await _check_table(server, facts, schema, table))
     except (ConfigError, SourceError) as error:
@@ -182,25 +189,50 @@ async def _check_identity(server: Server, config: SourceConfig) -> list[Finding]
     return [ok(f"source.server_id = {config.server_id} is used by nobody else")]
 
 
-async def _check_dump(
-    server: Server, address: SourceAddress, facts: ServerFacts, config: SourceConfig
-) -> Finding:
+async def check_stored_position(config: SourceConfig, sink: str, position: Position) -> Finding:
+    """Check that the source can still go on from what a target holds; changes nothing."""
+    address = parse_source_url(config.url)
+    server = Server(address, connect_timeout_s=config.connect_timeout_s)
+    try:
+        await _try_dump(server, address, config, position.resume or position)
+    except PositionPurged as error:
+        if config.on_purged == "clear":
+            what = f"{error}: the next start empties the lanes and goes on from the oldest position"
+            return warning(f"sink {sink}: {what}", "keep binlogs for longer")
+        return fault(
+            f"sink {sink}: {error}",
+            'set source.on_purged = "clear" to empty the lanes and go on from the oldest position',
+        )
+    except SourceError as error:
+        return fault(f"sink {sink}: {error}", "")
+    finally:
+        await server.close()
+    return ok(f"sink {sink}: the binlog goes on from the position that is stored there")
+
+
+async def _check_dump(server: Server, address: SourceAddress, config: SourceConfig) -> Finding:
     """Start a dump at the binlog's end, as a run does, and see that events come."""
-    identity = await server.identify("check")
     position = await server.position()
     try:
-        async with open_dump(
-            address,
-            facts,
-            position,
-            identity,
-            connect_timeout_s=config.connect_timeout_s,
-            wait=False,
-        ) as stream:
-            await stream.read()
+        await _try_dump(server, address, config, position)
     except SourceError as error:
         return fault(str(error), "")
     return ok("the user may read the binlog")
+
+
+async def _try_dump(
+    server: Server, address: SourceAddress, config: SourceConfig, position: Position
+) -> None:
+    facts = await server.facts()
+    async with open_dump(
+        address,
+        facts,
+        position,
+        await server.identify("check"),
+        connect_timeout_s=config.connect_timeout_s,
+        wait=False,
+    ) as stream:
+        await stream.read()
 
 
 async def _check_table(server: Server, facts: ServerFacts, schema: str, table: str) -> Finding:

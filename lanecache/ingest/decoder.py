@@ -19,7 +19,7 @@ from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.statements import Statement, StatementKind, classify
-from lanecache.ingest.tables import MappedTable, NamedTable, Tables
+from lanecache.ingest.tables import MappedTable, NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
     from lanecache.ingest.cascades import ForeignKey
     from lanecache.ingest.protocol import Block
-    from lanecache.ingest.schema import ColumnFacts
+    from lanecache.ingest.schema import SchemaReading
 
 _ROWS = {
     b.PARTIAL_UPDATE_ROWS: RowKind.PARTIAL_UPDATE,
@@ -122,6 +122,7 @@ class Decoder:
         transaction_bytes_max: int,
         event_bytes_max: int = 1 << 30,
         report: Callable[[Problem, str], None],
+        server_id: int = 0,
         counts: DecoderCounts | None = None,
     ) -> None:
         """Begin behind ``position``.
@@ -132,12 +133,14 @@ class Decoder:
             transaction_bytes_max: above this, a transaction is handed on in parts.
             event_bytes_max: an event that unpacks to more clears its table's keys.
             report: is called for each invalidation that law 1 asks for, with where it happened.
+            server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
         """
         self.counts = counts if counts is not None else DecoderCounts()
         self.server_version = ""
         self._mapping = mapping
         self._report = report
+        self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
         self._tables = Tables(mapping)
@@ -163,13 +166,18 @@ class Decoder:
         return f"{self._file}:{self._offset}"
 
     @property
+    def within_transaction(self) -> bool:
+        """Whether the transaction under way has not ended yet."""
+        return self._open or self._start is not None
+
+    @property
     def read_up_to(self) -> Position:
         """The file and offset that were read last; they may lie within a transaction."""
         return Position(None, self._file, self._offset)
 
-    def provide_schema(self, table: NamedTable, columns: Sequence[ColumnFacts] | None) -> None:
+    def provide_schema(self, table: NamedTable, schema: SchemaReading | None) -> None:
         """Answer ``SchemaWanted``; ``None`` where the schema cannot be read."""
-        self._tables.provide(table, columns)
+        self._tables.provide(table, schema)
 
     def learn_foreign_keys(self, keys: Sequence[ForeignKey]) -> None:
         """Take the foreign keys of the database, at the start and as ``ForeignKeysWanted`` asks."""
@@ -222,10 +230,11 @@ class Decoder:
                 continue
             body = data[start + b.HEADER_BYTES : stop]
             if kind == b.TABLE_MAP:
-                wanted = self._tables.announce(body, mariadb=self._mariadb)
+                place = Place(self._ends_at, timestamp, server_id == self._server_id)
+                wanted = self._tables.announce(body, mariadb=self._mariadb, place=place)
                 if wanted is not None:
                     yield SchemaWanted(wanted)
-                    self._tables.announce(body, mariadb=self._mariadb)
+                    self._tables.announce(body, mariadb=self._mariadb, place=place)
             elif kind == b.XID:
                 yield self._commit(timestamp)
             elif kind == b.QUERY:

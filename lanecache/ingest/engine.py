@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -36,9 +37,12 @@ from lanecache.ingest.decoder import (
     Overflow,
     SchemaWanted,
 )
+from lanecache.ingest.file_stream import FileStream
+from lanecache.ingest.files import BinlogFiles, is_file_url
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.spill import SpilledOperations
+from lanecache.ingest.tables import NamedTable
 from lanecache.operation import (
     Checkpoint,
     Operations,
@@ -115,10 +119,16 @@ class Ingest:
         lanes: Mapping[str, Mapping[str, str]],
         report: Callable[[Problem, str], None],
     ) -> None:
-        self.server = Server(
-            parse_source_url(config.source.url),
-            connect_timeout_s=config.source.connect_timeout_s,
-        )
+        self.server: Server | BinlogFiles
+        if is_file_url(config.source.url):
+            self.server = BinlogFiles(
+                config.source.url, event_bytes_max=config.limits.event_bytes_max
+            )
+            self._where = self.server.where
+        else:
+            address = parse_source_url(config.source.url)
+            self.server = Server(address, connect_timeout_s=config.source.connect_timeout_s)
+            self._where = f"the database at {address.where}"
         self._config = config
         self._mapping = mapping
         self._outlets = outlets
@@ -137,7 +147,7 @@ class Ingest:
         self._state = LinkState.CONNECTING
         self._last_error = ""
         self._facts: ServerFacts | None = None
-        self._stream: BinlogStream | None = None
+        self._stream: BinlogStream | FileStream | None = None
         self._counts = DecoderCounts()
         self._reconnects = 0
         self._last_event_at: float | None = None
@@ -160,6 +170,8 @@ class Ingest:
         self, checkpoints: Mapping[str, Checkpoint | None], *, once: bool = False
     ) -> None:
         """Follow the source from what the targets hold; for ever, or until its end with ``once``.
+
+        Files have an end: there it comes back in any case.
 
         Raises:
             SourceError: the source refuses, or its settings rule out replication.
@@ -187,7 +199,8 @@ class Ingest:
                     raise
                 except BinlogError as error:
                     self._damaged_tries += 1
-                    if self._damaged_tries >= _DAMAGED_TRIES_MAX:
+                    in_file = isinstance(self.server, BinlogFiles)
+                    if in_file or self._damaged_tries >= _DAMAGED_TRIES_MAX:
                         raise
                     await self._pause(error)
         except (SourceError, BinlogError) as error:
@@ -244,7 +257,7 @@ class Ingest:
                 break
         if facts.binlog_format != "ROW":
             raise SourceError(
-                f"the database at {self.server.address.where} has binlog_format ="
+                f"{self._where} has binlog_format ="
                 f" {facts.binlog_format}, so that changes do not arrive as rows: SET GLOBAL"
                 " binlog_format = 'ROW', put it into the server's configuration, and have the"
                 " clients connect again"
@@ -258,7 +271,7 @@ class Ingest:
         if stored:
             position = _earliest(
                 {name: found.position.resume or found.position for name, found in stored.items()},
-                self.server.address.where,
+                self._where,
             )
             logger.info("source: going on from %s", position)
         else:
@@ -353,7 +366,6 @@ class Ingest:
 
     async def _follow(self, *, once: bool) -> bool:
         """Stream from the current position; true when a run that ends has reached the end."""
-        source = self._config.source
         position = self._position
         assert position is not None
         if position.resume is not None:
@@ -364,25 +376,17 @@ class Ingest:
         self._drop_spills()
         self._facts = facts = await self.server.facts()
         end = await self.server.position() if once else None
-        identity = await self.server.identify(source.name, source.server_id)
-        async with open_dump(
-            self.server.address,
-            facts,
-            position,
-            identity,
-            heartbeat_s=source.heartbeat_s,
-            connect_timeout_s=source.connect_timeout_s,
-            event_bytes_max=self._config.limits.event_bytes_max,
-            wait=not once,
-        ) as stream:
+        async with self._open(position, facts, once=once) as stream:
             decoder = Decoder(
                 self._mapping,
                 position,
                 transaction_bytes_max=self._config.limits.transaction_bytes_max,
                 event_bytes_max=self._config.limits.event_bytes_max,
                 report=self._report,
+                server_id=facts.server_id,
                 counts=self._counts,
             )
+            await self._provide_schemas(decoder, facts)
             decoder.learn_foreign_keys(await self.server.foreign_keys())
             self._stream = stream
             failure: SourceError | BinlogError | None = None
@@ -395,6 +399,8 @@ class Ingest:
                 group.cancel_scope.cancel()
             if failure is not None:
                 raise failure
+        if isinstance(stream, FileStream):
+            stream.tell_end(self._position, within_transaction=decoder.within_transaction)
         reached = self._position
         if end is not None and (end.gtids is None or position.gtids is None):
             # A new binlog file has events of its own, which no transaction's end lies behind.
@@ -405,7 +411,45 @@ class Ingest:
             )
         return True
 
-    async def _read(self, stream: BinlogStream, decoder: Decoder) -> None:
+    @asynccontextmanager
+    async def _open(
+        self, position: Position, facts: ServerFacts, *, once: bool
+    ) -> AsyncIterator[BinlogStream | FileStream]:
+        """Open the stream of what comes behind a position."""
+        source = self._config.source
+        if isinstance(self.server, BinlogFiles):
+            stream = await self.server.open(position, lambda: self._position)
+            try:
+                yield stream
+            finally:
+                stream.close()
+            return
+        async with open_dump(
+            self.server.address,
+            facts,
+            position,
+            await self.server.identify(source.name, source.server_id),
+            heartbeat_s=source.heartbeat_s,
+            connect_timeout_s=source.connect_timeout_s,
+            event_bytes_max=self._config.limits.event_bytes_max,
+            wait=not once,
+        ) as dump:
+            yield dump
+
+    async def _provide_schemas(self, decoder: Decoder, facts: ServerFacts) -> None:
+        """Read the mapped tables' columns before the first event, where the binlog lacks them.
+
+        What is read now holds from now on, until a DDL: the sooner, the fewer rows have to be
+        invalidated for want of a proof.
+        """
+        if facts.binlog_row_metadata == "FULL":
+            return
+        for schema, table in await self.server.tables():
+            if self._mapping.wants(schema, table):
+                reading = await self.server.table_schema(schema, table)
+                decoder.provide_schema(NamedTable(schema, table), reading)
+
+    async def _read(self, stream: BinlogStream | FileStream, decoder: Decoder) -> None:
         """Read until the stream ends (only a run that does not wait has an end)."""
         outlets = tuple(self._outlets.values())
         while True:
@@ -426,7 +470,7 @@ class Ingest:
         if self._state is LinkState.WAITING:
             logger.info("source: back, streaming from %s", self._position)
         elif self._state is LinkState.CONNECTING:
-            logger.info("source: streaming from %s", self.server.address.where)
+            logger.info("source: streaming from %s", self._where)
         self._state = LinkState.CONNECTED
         self._last_error = ""
         self._backoff.reset()
@@ -440,8 +484,8 @@ class Ingest:
             self._spill(output.operations)
         elif isinstance(output, SchemaWanted):
             name = output.table
-            columns = await self.server.table_columns(name.schema, name.table)
-            decoder.provide_schema(name, columns)
+            reading = await self.server.table_schema(name.schema, name.table)
+            decoder.provide_schema(name, reading)
         elif isinstance(output, ForeignKeysWanted):
             decoder.learn_foreign_keys(await self.server.foreign_keys())
         elif isinstance(output, Discarded):
@@ -511,7 +555,7 @@ def _earliest(positions: Mapping[str, Position], where: str) -> Position:
             return candidate
     named = ", ".join(f"{name} at {position}" for name, position in positions.items())
     raise SourceError(
-        f"the positions that the sinks hold for the source at {where} cannot be put in order:"
+        f"the positions that the sinks hold for {where} cannot be put in order:"
         f" {named}; give the sinks another source.name to start them anew"
     )
 

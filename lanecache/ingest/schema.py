@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from lanecache.ingest.facts import text_of
 from lanecache.row import Column, ColumnKind, TableShape
+
+if TYPE_CHECKING:
+    from lanecache.operation import Position
 
 COLUMNS_QUERY = """
 SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE,
@@ -73,6 +76,19 @@ class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
     numeric_scale: int | None
     primary_key_index: int | None
     """The place in the primary key, from 0 on; ``None`` for other columns."""
+
+
+class SchemaReading(msgspec.Struct, frozen=True):
+    """A table's columns as they were read, and what proves for which events they hold.
+
+    They hold for everything after ``position``, where the binlog ended just after the reading, up
+    to the table's next DDL; and for events later than ``changed_at`` (seconds since 1970, ``None``
+    where the server does not tell it for certain), when the table was last changed before it.
+    """
+
+    columns: tuple[ColumnFacts, ...]
+    position: Position
+    changed_at: int | None = None
 
 
 def parse_columns(

@@ -22,6 +22,7 @@ from lanecache.ingest.schema import (
     COLUMNS_QUERY,
     PRIMARY_KEY_QUERY,
     ColumnFacts,
+    SchemaReading,
     parse_columns,
 )
 from lanecache.operation import Position
@@ -313,6 +314,28 @@ class Server:
             return None
         key = await self.query(PRIMARY_KEY_QUERY, schema, table)
         return parse_columns(rows, [text_of(row["COLUMN_NAME"]) for row in key])
+
+    async def table_schema(self, schema: str, table: str) -> SchemaReading | None:
+        """Read a table's columns together with what proves for which events they hold.
+
+        MariaDB's CREATE_TIME changes with every ALTER and RENAME. MySQL's does not with RENAME, so
+        that a table which was swapped in would look older than it is; there it proves nothing.
+        """
+        facts = await self._known_facts()
+        columns = await self.table_columns(schema, table)
+        if columns is None:
+            return None
+        changed_at = None
+        if facts.flavor == MARIADB:
+            rows = await self.query(
+                "SELECT UNIX_TIMESTAMP(CREATE_TIME) AS changed_at FROM information_schema.TABLES "
+                "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+                schema,
+                table,
+            )
+            if rows and rows[0]["changed_at"] is not None:
+                changed_at = int(rows[0]["changed_at"])
+        return SchemaReading(tuple(columns), await self.position(), changed_at)
 
     async def foreign_keys(self) -> list[ForeignKey]:
         """Read the foreign keys whose cascades the binlog does not hold, as far as the user sees.

@@ -32,8 +32,8 @@ from lanecache.row import (
 )
 
 if TYPE_CHECKING:
-    from lanecache.ingest.schema import ColumnFacts
-    from lanecache.operation import OperationSet
+    from lanecache.ingest.schema import SchemaReading
+    from lanecache.operation import OperationSet, Position
 
 _TABLE_ID_BYTES = 6
 _TABLE_MAP_FRONT_BYTES = 8  # table id and flags
@@ -242,6 +242,24 @@ class NamedTable(msgspec.Struct, frozen=True):
     table: str
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a table map stands: behind ``position``, written at ``timestamp`` by ``server_id``.
+
+    ``own`` tells whether the server that is read wrote it by itself, so that its clock is the one
+    that a schema's ``changed_at`` comes from.
+    """
+
+    position: Position
+    timestamp: int
+    own: bool
+
+    def after(self, schema: SchemaReading) -> bool:
+        """Tell whether the schema certainly held at this place (if no DDL is met in between)."""
+        if self.own and schema.changed_at is not None and schema.changed_at < self.timestamp:
+            return True
+        return self.position.covers(schema.position)
+
+
 class Tables:
     """What is known of the stream's tables at this point of it."""
 
@@ -250,7 +268,7 @@ class Tables:
         self._cascades = Cascades()
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
-        self._schemas: dict[NamedTable, Sequence[ColumnFacts] | None] = {}
+        self._schemas: dict[NamedTable, SchemaReading | None] = {}
 
     def get(self, table_id: bytes) -> MappedTable | None:
         """Give the table of a rows event's id, or ``None`` if no lane wants it.
@@ -268,8 +286,11 @@ class Tables:
         """Forget the ids, which mean nothing beyond a binlog file; shapes stay."""
         self._by_id.clear()
 
-    def announce(self, body: bytes, *, mariadb: bool) -> NamedTable | None:
+    def announce(self, body: bytes, *, mariadb: bool, place: Place) -> NamedTable | None:
         """Take a TABLE_MAP body. Gives a name where today's schema has to be provided first.
+
+        ``place`` says where the event stands: a schema that was read later holds for it only when
+        that is proven.
 
         Raises:
             BinlogError: the bytes are no table map.
@@ -292,13 +313,21 @@ class Tables:
                 return name
             schema = self._schemas[name]
             completed = (
-                with_schema(table_map, schema)
+                with_schema(table_map, schema.columns)
                 if schema is not None
                 else f"the columns of {name.schema}.{name.table} cannot be read from"
                 " information_schema"
             )
             if isinstance(completed, str):
                 reason = completed
+            elif schema is not None and not place.after(schema):
+                # Not for certain now does not mean never: the next table map is judged anew.
+                reason = (
+                    f"the columns of {name.schema}.{name.table} may have been others then;"
+                    " SET GLOBAL binlog_row_metadata = 'FULL' puts them into the binlog"
+                )
+                self._by_id[table_id] = MappedTable(table_map, self._mapping, reason)
+                return None
             else:
                 table_map = completed
         table = MappedTable(table_map, self._mapping, reason, self._cascades if watched else None)
@@ -306,7 +335,7 @@ class Tables:
         self._by_id[table_id] = table
         return None
 
-    def provide(self, name: NamedTable, schema: Sequence[ColumnFacts] | None) -> None:
+    def provide(self, name: NamedTable, schema: SchemaReading | None) -> None:
         """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
         self._schemas[name] = schema
 

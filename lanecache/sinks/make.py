@@ -13,7 +13,7 @@ from lanecache.sinks.redis_checks import check_redis
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
-    from lanecache.operation import Sink
+    from lanecache.operation import Position, Sink
 
 _SCHEMES = "redis://, rediss://, unix:// and memory:"
 
@@ -36,8 +36,12 @@ def make_sink(name: str, config: SinkConfig) -> Sink:
     )
 
 
-async def check_sink(name: str, config: SinkConfig, source: str) -> list[Finding]:
+async def check_sink(
+    name: str, config: SinkConfig, source: str
+) -> tuple[list[Finding], Position | None]:
     """Check the target of a sink for ``lanecache check``; nothing in it is changed.
+
+    Gives what was found, and the position that the target holds for the source.
 
     Raises:
         ConfigError: as ``make_sink``.
@@ -46,4 +50,5 @@ async def check_sink(name: str, config: SinkConfig, source: str) -> list[Finding
     sink = make_sink(name, config)
     if isinstance(sink, RedisSink):
         return await check_redis(name, config, source)
-    return [ok(f"sink {name} is in this process's memory: its data ends with the process")]
+    found = ok(f"sink {name} is in this process's memory: its data ends with the process")
+    return [found], None

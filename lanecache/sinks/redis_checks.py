@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lanecache.errors import SinkError
 from lanecache.finding import Finding, fault, ok, warning
-from lanecache.operation import Checkpoint
+from lanecache.operation import Checkpoint, Position
 from lanecache.sinks.redis_commands import position_key
 from lanecache.sinks.redis_connection import address_of, connect, parse_info, read_bytes
 from lanecache.sinks.redis_protocol import FORBIDDEN, RedisProtocol
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 _GRANT = f"ACL SETUSER <user> ~* {COMMANDS_NEEDED}"
 
 
-async def check_redis(name: str, config: SinkConfig, source: str) -> list[Finding]:
-    """Check connection, role, memory policy and stored position of a Redis.
+async def check_redis(
+    name: str, config: SinkConfig, source: str
+) -> tuple[list[Finding], Position | None]:
+    """Check connection, role, memory policy and stored position of a Redis; gives that position.
 
     Raises:
         ConfigError: the URL is wrong.
@@ -31,8 +33,8 @@ async def check_redis(name: str, config: SinkConfig, source: str) -> list[Findin
         findings = [ok(f"sink {name}: connected to Redis at {address_of(config.url)}")]
         findings += await _check_settings(protocol, name)
         findings.append(await _check_clients(protocol, name))
-        findings.append(await _check_position(protocol, name, source))
-        return findings
+        finding, position = await _check_position(protocol, name, source)
+        return [*findings, finding], position
     finally:
         connection.close()
 
@@ -83,14 +85,17 @@ async def _check_clients(protocol: RedisProtocol, name: str) -> Finding:
     return ok(f"sink {name}: the user may end the connections of an earlier writer")
 
 
-async def _check_position(protocol: RedisProtocol, name: str, source: str) -> Finding:
+async def _check_position(
+    protocol: RedisProtocol, name: str, source: str
+) -> tuple[Finding, Position | None]:
     key = position_key(source)
     stored = await read_bytes(protocol, key)
     if stored is None:
-        return ok(
+        finding = ok(
             f"sink {name}: no position is stored for source {source!r}: the first start clears the"
             " lanes' keys and begins at source.start"
         )
+        return finding, None
     try:
         checkpoint = Checkpoint.decode(stored)
     except ValueError as error:
@@ -98,4 +103,5 @@ async def _check_position(protocol: RedisProtocol, name: str, source: str) -> Fi
             f"sink {name}: {key} holds no position ({error}): delete the key to start anew",
             sink=name,
         ) from None
-    return ok(f"sink {name}: source {source!r} has been applied up to {checkpoint.position}")
+    position = checkpoint.position
+    return ok(f"sink {name}: source {source!r} has been applied up to {position}"), position
