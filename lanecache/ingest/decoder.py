@@ -307,6 +307,9 @@ class Decoder:
             self._tables.forget_ids()
         self._file = rotate.file
         self._offset = rotate.offset
+        if not artificial and self._gtids is None:
+            # Without GTIDs the old file may be purged while nothing is written to the new one.
+            yield self._commit(0)
 
     def _begin(self, kind: int, body: bytes, server_id: int) -> Iterator[Output]:
         yield from self._void()
