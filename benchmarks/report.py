@@ -22,12 +22,13 @@ DISTRIBUTIONS = (
 def machine() -> dict[str, Any]:
     """Describe the machine and the interpreter; no host name, no path."""
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    release = platform.release().partition("-")[0]  # what follows may name the place
     flags = " ".join(str(sysconfig.get_config_var(n) or "") for n in ("PY_CFLAGS", "PY_LDFLAGS"))
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
-        "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
+        "system": f"{platform.system()} {release} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": platform.python_compiler(),
         "optimised_build": "--enable-optimizations" in arguments,

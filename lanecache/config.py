@@ -91,20 +91,36 @@ class SinkConfig(_Section, frozen=True):
     window_bytes_max: int = 4 * 1024 * 1024  # sent and not yet acknowledged
     batch_bytes_max: int = 512 * 1024  # folded into one visible step
     on_lost: Literal["stop", "clear"] = "stop"
+    independent: bool = False  # reads the source over a connection of its own
     connect_timeout_s: float = 10.0
     reply_timeout_s: float = 30.0
     reconnect_delay_max_s: float = 10.0
 
 
 class LaneConfig(_Section, frozen=True):
-    """``[[lanes]]``: this table becomes these keys."""
+    """``[[lanes]]``: this table becomes these keys (``key``, ``keys``, ``invalidate``: one of)."""
 
     table: str
-    key: str
-    value: str = "json"  # json, column:NAME, or none
-    columns: list[str] | None = None
+    key: str | None = None
+    keys: list[str] | None = None  # several keys for each row
+    value: str = "json"  # json, msgpack, hash, column:NAME, or none
+    columns: list[str | dict[str, str]] | None = None  # ["id", {"price_eur" = "price"}]
+    where: str | None = None  # a condition over columns: other rows are not in the lane
     ttl_s: float | None = None
+    ttl_jitter: float = 0.0  # a fraction of ttl_s, to either side
+    invalidate: list[str] | None = None  # other keys that every change of a row deletes
     sinks: list[str] | None = None
+
+    def key_places(self) -> list[tuple[str, str]]:
+        """Give each key template with the field that holds it: ``key``, ``keys[0]`` …"""
+        first = [] if self.key is None else [("key", self.key)]
+        return first + [(f"keys[{index}]", text) for index, text in enumerate(self.keys or ())]
+
+
+class IngestConfig(_Section, frozen=True):
+    """``[ingest]``: how rows become operations, beside ``[[lanes]]``."""
+
+    modules: list[str] = []  # dotted names; their lanes (``@lanecache.lane``) are added
 
 
 class LimitsConfig(_Section, frozen=True):
@@ -126,7 +142,8 @@ class Config(_Section, frozen=True):
 
     source: SourceConfig
     sinks: dict[str, SinkConfig]
-    lanes: list[LaneConfig]
+    lanes: list[LaneConfig] = []
+    ingest: IngestConfig = IngestConfig()
     limits: LimitsConfig = LimitsConfig()
     http: HttpConfig | None = None
 
@@ -170,7 +187,10 @@ def load_config(
     config = msgspec.convert(data, Config)
     _check_source(config.source)
     _check_sinks(config.sinks)
-    _check_lanes(config.lanes, config.sinks)
+    if "lanes" not in data and not config.ingest.modules:
+        raise ConfigError("lanes is missing: this section must be there", path="lanes")
+    _check_modules(config.ingest.modules)
+    _check_lanes(config.lanes, config.sinks, needed=not config.ingest.modules)
     for name in ("transaction_bytes_max", "event_bytes_max"):
         _check_bytes(getattr(config.limits, name), f"limits.{name}")
     if config.http is not None:
@@ -310,14 +330,36 @@ def _check_sinks(sinks: dict[str, SinkConfig]) -> None:
             _check_duration(getattr(sink, field), f"{path}.{field}")
 
 
-def _check_lanes(lanes: list[LaneConfig], sinks: Mapping[str, SinkConfig]) -> None:
-    if not lanes:
+def _check_modules(modules: list[str]) -> None:
+    for index, name in enumerate(modules):
+        path = f"ingest.modules[{index}]"
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(
+                f'{path} must be the dotted name of a Python module, not "{name}"', path=path
+            )
+        if modules.count(name) > 1:
+            raise ConfigError(f"{path} names the module {name} twice", path=path)
+
+
+def _check_lanes(
+    lanes: list[LaneConfig], sinks: Mapping[str, SinkConfig], *, needed: bool = True
+) -> None:
+    if not lanes and needed:
         raise ConfigError(
             "there is no lane: add a section [[lanes]] with a table and a key", path="lanes"
         )
     seen: dict[tuple[str, str, str], int] = {}
     for index, lane in enumerate(lanes):
         path = f"lanes[{index}]"
+        if lane.keys is not None and not lane.keys:
+            raise ConfigError(
+                f"{path}.keys is empty: leave it out, or name a key", path=f"{path}.keys"
+            )
+        if not lane.key_places() and not lane.invalidate:
+            raise ConfigError(
+                f"{path}.key is missing: this field must be there, or keys for several",
+                path=f"{path}.key",
+            )
         if lane.ttl_s is not None:
             _check_duration(lane.ttl_s, f"{path}.ttl_s", shortest=TTL_S_MIN, longest=TTL_S_MAX)
         wanted = list(sinks) if lane.sinks is None else lane.sinks
@@ -337,13 +379,15 @@ def _check_lanes(lanes: list[LaneConfig], sinks: Mapping[str, SinkConfig]) -> No
                     f'{path}.sinks names the sink "{sink}", which is not there; {hint}',
                     path=f"{path}.sinks",
                 )
-            first = seen.setdefault((lane.table, lane.key, sink), index)
-            if first != index:
-                raise ConfigError(
-                    f"lanes[{first}] and {path} write the same keys of {lane.table} to the sink "
-                    f"{sink}: take one out",
-                    path=path,
-                )
+            for _, key in lane.key_places():
+                if (lane.table, key, sink) in seen:
+                    first = seen[lane.table, key, sink]
+                    raise ConfigError(
+                        f"lanes[{first}] and {path} write the same keys of {lane.table} to the "
+                        f"sink {sink}: take one out",
+                        path=path,
+                    )
+                seen[lane.table, key, sink] = index
 
 
 def _check_url(url: str, path: str, example: str) -> urllib.parse.SplitResult:

@@ -56,6 +56,10 @@ def check_shape(value: object, wanted: Any, path: str = "") -> None:
     elif get_origin(inner) is list:
         for index, item in enumerate(_expect(value, list, inner, path)):
             check_shape(item, get_args(inner)[0], f"{path}[{index}]")
+    elif _is_union(inner) and isinstance(value, dict):
+        for part in get_args(inner):
+            if get_origin(part) is dict:
+                check_shape(value, part, path)
     else:
         try:
             msgspec.convert(value, inner)
@@ -209,8 +213,10 @@ def _expected(wanted: Any) -> str:
         return " or ".join(f'"{choice}"' for choice in get_args(wanted))
     if _is_struct(wanted):
         return "a table of fields"
+    if _is_union(wanted):
+        return " or ".join(map(_expected, get_args(wanted)))
     if get_origin(wanted) is dict:
-        return "a table of named tables"
+        return "a table of named " + ("tables" if _is_struct(get_args(wanted)[1]) else "texts")
     if get_origin(wanted) is list:
         return "a list of " + ("tables" if _is_struct(get_args(wanted)[0]) else "texts")
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[wanted]
@@ -243,11 +249,15 @@ def _below(path: str, key: str) -> str:
 
 
 def _without_none(wanted: Any) -> tuple[Any, bool]:
-    if get_origin(wanted) in (Union, types.UnionType):
+    if _is_union(wanted):
         others = [part for part in get_args(wanted) if part is not types.NoneType]
         if len(others) == 1:
             return others[0], True
     return wanted, False
+
+
+def _is_union(wanted: Any) -> bool:
+    return get_origin(wanted) in (Union, types.UnionType)
 
 
 def _is_struct(wanted: Any) -> bool:

@@ -41,21 +41,18 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 class SinkRewound(Exception):
-    """The target came back with a position that is not among what is kept here.
+    """The target came back, and what it lacks is not kept here.
 
-    It was restored from older data. Everything after ``checkpoint`` must come from the source
-    again; the delivery has ended, its queue is void, and ``open_first`` begins anew.
+    It was restored from older data, or had been detached. Everything after ``checkpoint`` must come
+    from the source again; the delivery has ended, its queue is void, and ``open_first`` begins
+    anew. Without a checkpoint the target holds nothing.
     """
 
-    def __init__(self, sink: str, checkpoint: Checkpoint) -> None:
-        super().__init__(f"sink {sink} came back at {checkpoint.position}")
+    def __init__(self, sink: str, checkpoint: Checkpoint | None) -> None:
+        where = checkpoint.position if checkpoint is not None else "the start"
+        super().__init__(f"sink {sink} came back at {where}")
         self.sink = sink
         self.checkpoint = checkpoint
-
-    @property
-    def position(self) -> Position:
-        """Where the source has to start again."""
-        return self.checkpoint.position
 
 
 class _Account(NamedTuple):
@@ -113,6 +110,7 @@ class Delivery:
         self._done = _Counts()
         self._offered = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
+        self._detached = False
 
     # What the engine calls.
 
@@ -126,8 +124,28 @@ class Delivery:
         """Whether the limits are met: the source has to pause until ``wait_room`` comes back."""
         return self._kept_bytes >= self._config.queue_bytes_max or self._kept_spilled >= SPILLED_MAX
 
+    @property
+    def state(self) -> LinkState:
+        """Where the connection to the target stands."""
+        return self._state
+
+    def detach(self) -> None:
+        """Let go of what is kept, and take nothing more, since the target is not there.
+
+        When it comes back, ``run`` raises ``SinkRewound``, so that it gets from the source what it
+        lacks.
+        """
+        logger.warning(
+            "sink %s: its queue is full and it is not there; going on without it until it is back",
+            self.name,
+        )
+        self._detached = True
+        self._void()
+
     def offer(self, transaction: Transaction) -> None:
         """Queue a transaction behind all others. Takes it even when full: ask ``full`` first."""
+        if self._detached:
+            return
         operations = transaction.operations
         if operations.spilled:
             account = _Account(_SPILLED_COST_BYTES, 0, True, time.monotonic())
@@ -184,16 +202,20 @@ class Delivery:
             SinkError: the target can never work like this.
         """
         before = self._checkpoint
-        self._queued.clear()
-        self._given.clear()
-        self._accounts.clear()
-        self._kept_bytes = self._kept_spilled = 0
-        self._wake()
+        self._detached = False
+        self._void()
         self._checkpoint = await self._open()
         if self._checkpoint is None and before is not None:
             self._checkpoint = before
             self._reconcile(None)
         return self._checkpoint
+
+    def _void(self) -> None:
+        self._queued.clear()
+        self._given.clear()
+        self._accounts.clear()
+        self._kept_bytes = self._kept_spilled = 0
+        self._wake()
 
     async def run(self) -> None:
         """Deliver until cancelled; at the end the sink is closed.
@@ -315,6 +337,8 @@ class Delivery:
     def _reconcile(self, stored: Checkpoint | None) -> None:
         """Decide from the position in a target that came back what is sent once more."""
         durable = self._checkpoint
+        if self._detached:
+            raise SinkRewound(self.name, stored)
         if stored is None and durable is not None:
             self._position_lost(durable)
         elif stored is not None and (durable is None or stored.position != durable.position):

@@ -95,7 +95,8 @@ class BoundTable(Protocol):
     """The lanes of one table, compiled for one shape of it.
 
     ``into`` has one ``OperationSet`` for each audience (see ``TableMapping.audiences``). All
-    functions add to it in row order, and count its ``size_bytes``.
+    functions add to it in row order, and count its ``size_bytes``. They give what had to become an
+    invalidation, or ``None`` where no lane in Python is among the lanes.
     """
 
     before: tuple[ColumnUse, ...]
@@ -106,15 +107,21 @@ class BoundTable(Protocol):
     """Lanes that cannot work on this shape (a column they need is not there): their rows only
     clear the lane's prefix, which the functions below do by themselves."""
 
-    def write(self, images: Sequence[Image], into: Sequence[OperationSet]) -> None:
+    def write(
+        self, images: Sequence[Image], into: Sequence[OperationSet]
+    ) -> list[Problem] | None:
         """Map inserted rows: after images."""
         ...
 
-    def delete(self, images: Sequence[Image], into: Sequence[OperationSet]) -> None:
+    def delete(
+        self, images: Sequence[Image], into: Sequence[OperationSet]
+    ) -> list[Problem] | None:
         """Map deleted rows: before images."""
         ...
 
-    def update(self, images: Sequence[Image], into: Sequence[OperationSet]) -> None:
+    def update(
+        self, images: Sequence[Image], into: Sequence[OperationSet]
+    ) -> list[Problem] | None:
         """Map updated rows: before and after images in turn."""
         ...
 

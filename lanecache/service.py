@@ -10,24 +10,25 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 
 from lanecache.checks import check_lanes
 from lanecache.config import Config, load_config
-from lanecache.delivery import Delivery, SinkRewound
-from lanecache.errors import LanecacheError, SourceError
+from lanecache.delivery import Delivery
+from lanecache.errors import ConfigError, LanecacheError, SourceError
 from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
-from lanecache.ingest.engine import Ingest
 from lanecache.ingest.files import is_file_url
 from lanecache.invalidations import Invalidations
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Position, Sink
+from lanecache.pipeline import Pipeline
 from lanecache.sinks.make import make_sink
 from lanecache.statistics import SinkStatistics, Statistics, take_statistics
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from anyio.abc import TaskGroup
+    from lanecache.config import LaneConfig
 
 logger = logging.getLogger("lanecache")
 
@@ -73,37 +74,50 @@ class Service:
         self._config = config
         self._once = once
         self._files = is_file_url(config.source.url)
-        self._lanes = Lanes(config.lanes, list(config.sinks))
         self._invalidations = Invalidations(config.lanes)
-        signatures = {name: self._lanes.signatures(name) for name in config.sinks}
-        writer = secrets.token_hex(8)
         self._deliveries: dict[str, Delivery] = {}
         self._views: dict[str, SinkView] = {}
-        for name, sink_config in config.sinks.items():
-            sink = make_sink(name, sink_config)
-            delivery = Delivery(
-                name,
-                sink,
-                sink_config,
-                source=config.source.name,
-                writer=writer,
-                prefixes=tuple(signatures[name]),
-            )
-            self._deliveries[name] = delivery
-            self._views[name] = SinkView(sink, delivery)
-        self._ingest = Ingest(
-            config,
-            self._lanes,
-            self._deliveries,
-            lanes=signatures,
-            report=self._invalidations.report,
-        )
+        writer = secrets.token_hex(8)
+        shared = [name for name, sink in config.sinks.items() if not sink.independent]
+        groups = [[name] for name, sink in config.sinks.items() if sink.independent]
+        self._pipelines = [
+            self._make_pipeline(names, writer, own_server_id=not nth)
+            for nth, names in enumerate(([shared] if shared else []) + groups)
+        ]
         self._started_at = time.time()
         self._streaming = anyio.Event()
         self._judged = anyio.Event()
         self._stopping = anyio.Event()
         self._drain_deadline_s = STOP_DEADLINE_S
         self._task: asyncio.Task[None] | None = None
+
+    def _make_pipeline(self, names: Sequence[str], writer: str, *, own_server_id: bool) -> Pipeline:
+        """Put one connection to the source and the sinks that share it together.
+
+        Only one of them can have the configured ``server_id``; the others derive theirs.
+        """
+        config = self._config
+        if not own_server_id:
+            source = msgspec.structs.replace(config.source, server_id=None)
+            config = msgspec.structs.replace(config, source=source)
+        lanes = Lanes(_lanes_of(config.lanes, names), names)
+        signatures = {name: lanes.signatures(name) for name in names}
+        deliveries = {}
+        for name in names:
+            sink = make_sink(name, config.sinks[name])
+            deliveries[name] = Delivery(
+                name,
+                sink,
+                config.sinks[name],
+                source=config.source.name,
+                writer=writer,
+                prefixes=tuple(signatures[name]),
+            )
+            self._views[name] = SinkView(sink, deliveries[name])
+        self._deliveries |= deliveries
+        return Pipeline(
+            config, lanes, deliveries, lanes=signatures, report=self._invalidations.report
+        )
 
     @property
     def sinks(self) -> Mapping[str, SinkView]:
@@ -113,9 +127,14 @@ class Service:
     def statistics(self) -> Statistics:
         """Take a frozen snapshot of everything."""
         return take_statistics(
-            self._ingest.statistics(),
+            self._pipelines[0].ingest.statistics(),
             {name: delivery.statistics() for name, delivery in self._deliveries.items()},
             self._invalidations.statistics(),
+            independent={
+                name: pipeline.ingest.statistics()
+                for pipeline in self._pipelines[1:]
+                for name in pipeline.deliveries
+            },
             started_at=self._started_at,
             silent_max_s=_SILENT_HEARTBEATS * self._config.source.heartbeat_s + 1.0,
         )
@@ -168,14 +187,15 @@ class Service:
 
     async def _wait_covered(self, name: str, position: Position) -> None:
         delivery = self._deliveries[name]
+        ingest = next(p.ingest for p in self._pipelines if name in p.deliveries)
         while True:
             if self._task is not None and self._task.done():
                 self._task.result()
                 raise LanecacheError("the service has stopped")
-            reached = self._ingest.position
+            reached = ingest.position
             if reached is not None and reached.covers(position):
                 # It may be a transaction without operations, whose position is stored lazily.
-                self._ingest.store_position()
+                ingest.store_position()
             if delivery.position is not None and delivery.position.covers(position):
                 return
             with anyio.move_on_after(0.05):
@@ -183,7 +203,7 @@ class Service:
 
     def _parse_token(self, token: str) -> Position:
         file, colon, offset = token.strip().rpartition(":")
-        flavor = self._ingest.flavor
+        flavor = self._pipelines[0].ingest.flavor
         try:
             return Position(gtids=parse_gtid_set(token, flavor))
         except ValueError:
@@ -217,77 +237,43 @@ class Service:
         async with AsyncExitStack() as stack:
             if self._config.http is not None:
                 await stack.enter_async_context(serve_http(self._config.http, self.statistics))
-            while True:
-                failure = await self._run()
-                if not isinstance(failure, SinkRewound):
-                    break
-                logger.warning(
-                    "%s, older than what was applied: it was restored from older data; reading the"
-                    " source again from there",
-                    failure,
-                )
-        if failure is not None:
-            raise failure
+            failures: list[LanecacheError] = []
+            async with anyio.create_task_group() as group:
 
-    async def _run(self) -> Exception | None:
-        """Run until the end, a stop, or a failure, which is given back.
+                async def run(pipeline: Pipeline) -> None:
+                    try:
+                        await pipeline.run(
+                            self._stopping, once=self._once, drain_s=lambda: self._drain_deadline_s
+                        )
+                    except LanecacheError as error:
+                        failures.append(error)
+                        group.cancel_scope.cancel()
 
-        Failures are collected rather than raised through the task group, since it may be entered
-        again (gh-116720).
-        """
-        failures: list[Exception] = []
-        async with anyio.create_task_group() as group:
-
-            async def guard(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-                try:
-                    await work(*arguments)
-                except (LanecacheError, SinkRewound) as error:
-                    failures.append(error)
+                async def run_all() -> None:
+                    async with anyio.create_task_group() as running:
+                        for pipeline in self._pipelines:
+                            running.start_soon(run, pipeline, name="pipeline")
+                    if not self._stopping.is_set():
+                        # What it has to say of the lanes belongs to the run, however short.
+                        await self._judged.wait()
                     group.cancel_scope.cancel()
 
-            reading = anyio.CancelScope()
-            group.start_soon(guard, self._stop_reading, reading, name="stop")
-            group.start_soon(guard, self._replicate, group, reading, guard, name="ingest")
-        return failures[0] if failures else None
-
-    async def _stop_reading(self, reading: anyio.CancelScope) -> None:
-        await self._stopping.wait()
-        reading.cancel()
-
-    async def _replicate(
-        self, group: TaskGroup, reading: anyio.CancelScope, guard: Callable[..., Any]
-    ) -> None:
-        checkpoints: dict[str, Any] = {}
-        with reading:
-            async with anyio.create_task_group() as opening:
-                for name, delivery in self._deliveries.items():
-                    opening.start_soon(guard, self._open, name, delivery, checkpoints)
-            for name, delivery in self._deliveries.items():
-                group.start_soon(guard, delivery.run, name=f"sink {name}")
-            group.start_soon(self._tell_streaming, name="tell streaming")
-            group.start_soon(self._judge_lanes, name="judge lanes")
-            await self._ingest.run(checkpoints, once=self._once)
-            await self._judged.wait()
-        to_the_end = self._once or (self._files and not self._stopping.is_set())
-        with anyio.move_on_after(None if to_the_end else self._drain_deadline_s) as drain:
-            for delivery in self._deliveries.values():
-                await delivery.wait_durable_all()
-        if drain.cancelled_caught:
-            logger.warning("stopped before everything was durable; it is applied at the next start")
-        group.cancel_scope.cancel()
-
-    async def _open(self, name: str, delivery: Delivery, into: dict[str, Any]) -> None:
-        into[name] = await delivery.open_first()
+                group.start_soon(run_all, name="pipelines")
+                group.start_soon(self._tell_streaming, name="tell streaming")
+                group.start_soon(self._judge_lanes, name="judge lanes")
+        if failures:
+            raise failures[0]
 
     async def _judge_lanes(self) -> None:
         """Say once, in the log, which lanes cannot work over the tables as they are now."""
-        await self._ingest.wait_started()
+        await self._wait_started()
         if self._files:
             self._judged.set()
         if self._judged.is_set():
             return
         try:
-            for finding in await check_lanes(self._config, self._lanes):
+            lanes = Lanes(self._config.lanes, list(self._config.sinks))
+            for finding in await check_lanes(self._config, lanes):
                 if finding.severity is not Severity.OK:
                     logger.warning("%s; %s", finding.what, finding.remedy)
         except SourceError as error:
@@ -296,9 +282,29 @@ class Service:
         finally:
             self._judged.set()
 
+    async def _wait_started(self) -> None:
+        for pipeline in self._pipelines:
+            await pipeline.ingest.wait_started()
+
     async def _tell_streaming(self) -> None:
-        await self._ingest.wait_started()
+        await self._wait_started()
         self._streaming.set()
+
+
+def _lanes_of(lanes: Sequence[LaneConfig], names: Sequence[str]) -> list[LaneConfig]:
+    """Give the lanes that have one of these sinks, without their other sinks."""
+    found = []
+    for lane in lanes:
+        sinks = [name for name in names if lane.sinks is None or name in lane.sinks]
+        if sinks:
+            found.append(msgspec.structs.replace(lane, sinks=sinks))
+    if not found:
+        raise ConfigError(
+            f"no lane writes to {' or '.join(f'sinks.{name}' for name in names)}: remove it, or"
+            " name it in a lane's sinks",
+            path=f"sinks.{names[0]}",
+        )
+    return found
 
 
 class Starting:

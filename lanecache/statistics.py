@@ -9,6 +9,7 @@ seconds since 1970 and only shown.
 from __future__ import annotations
 
 import enum
+import types
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -74,6 +75,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     source: SourceStatistics
     sinks: Mapping[str, SinkStatistics]
     lanes: Sequence[LaneStatistics] = ()
+    independent: Mapping[str, SourceStatistics] = {}  # sinks with a connection of their own
     started_at: float = 0.0
     ready: bool = False
     not_ready_because: str = ""
@@ -122,18 +124,22 @@ def take_statistics(
     sinks: Mapping[str, SinkStatistics],
     lanes: Sequence[LaneStatistics],
     *,
+    independent: Mapping[str, SourceStatistics] = types.MappingProxyType({}),
     started_at: float,
     silent_max_s: float,
     undurable_max_s: float = UNDURABLE_MAX_S,
 ) -> Statistics:
     """Put the parts together and decide whether the service is ready (``not_ready_because``)."""
-    reason = not_ready_because(
-        source, sinks, silent_max_s=silent_max_s, undurable_max_s=undurable_max_s
-    )
+    reason = ""
+    for connection in (source, *independent.values()):
+        reason = reason or not_ready_because(
+            connection, sinks, silent_max_s=silent_max_s, undurable_max_s=undurable_max_s
+        )
     return Statistics(
         source=source,
         sinks=sinks,
         lanes=lanes,
+        independent=independent,
         started_at=started_at,
         ready=not reason,
         not_ready_because=reason,

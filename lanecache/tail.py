@@ -11,7 +11,7 @@ import msgspec
 
 from lanecache.ingest.engine import Ingest
 from lanecache.invalidations import Invalidations
-from lanecache.lanes.mapping import Lanes
+from lanecache.lanes.mapping import lanes_of
 from lanecache.operation import Clear, Delete, Operation, Set, Transaction
 from lanecache.sinks.make import make_sink
 
@@ -31,7 +31,7 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         ConfigError: a lane or a URL is wrong, a sink's included.
         SourceError, BinlogError: as in a run.
     """
-    lanes = Lanes(config.lanes, list(config.sinks))
+    lanes = lanes_of(config)
     for name, sink in config.sinks.items():
         make_sink(name, sink)
     printed = anyio.Event()
@@ -41,7 +41,7 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         nonlocal left
         if left == 0:
             return
-        write(_line(operation, transaction, sinks))
+        write(_line(operation, transaction, sinks, lanes.makers(operation, sinks)))
         if left is not None:
             left -= 1
             if left == 0:
@@ -104,12 +104,18 @@ class _Printer:
         """Come back at once: nothing is kept."""
 
 
-def _line(operation: Operation, transaction: Transaction, sinks: tuple[str, ...]) -> str:
+def _line(
+    operation: Operation,
+    transaction: Transaction,
+    sinks: tuple[str, ...],
+    lanes: tuple[str, ...],
+) -> str:
     gtids = transaction.position.gtids
     fields: dict[str, Any] = {
         "position": f"{transaction.position.file}:{transaction.position.offset}",
         "committed_at": transaction.committed_at,
         "sinks": sinks,
+        "lanes": lanes,
     }
     if gtids is not None:
         fields["gtids"] = str(gtids)

@@ -149,7 +149,17 @@ def test_bad_toml_is_told_with_its_line(tmp_path: Path) -> None:
             'source.on_purged must be "stop" or "clear", not "clera"',
         ),
         ("lanes.0.columns", "id", "lanes[0].columns must be a list of texts, not text"),
-        ("lanes.0.columns", ["id", 3], "lanes[0].columns[1] must be text, not a whole number"),
+        (
+            "lanes.0.columns",
+            ["id", 3],
+            "lanes[0].columns[1] must be text or a table of named texts, not a whole number",
+        ),
+        (
+            "lanes.0.columns",
+            [{"price": 3}],
+            "lanes[0].columns[0].price must be text, not a whole number",
+        ),
+        ("ingest.modules", "x", "ingest.modules must be a list of texts, not text"),
         ("lanes.0", "x", "lanes[0] must be a table of fields, not text"),
         ("lanes", {}, "lanes must be a list of tables, not a table"),
         ("sinks", [], "sinks must be a table of named tables, not a list"),
@@ -174,7 +184,9 @@ def test_a_missing_section_is_named(section: str) -> None:
 def test_a_missing_field_is_named() -> None:
     data = plain()
     del data["lanes"][0]["key"]
-    assert str(fault(data)) == "lanes[0].key is missing: this field must be there"
+    assert str(fault(data)) == (
+        "lanes[0].key is missing: this field must be there, or keys for several"
+    )
 
 
 def test_what_is_no_configuration_at_all_is_refused() -> None:
@@ -212,6 +224,10 @@ def test_a_number_out_of_range_is_refused_and_the_edge_is_taken(
     [
         ("sinks", {}, "there is no sink"),
         ("lanes", [], "there is no lane"),
+        ("lanes.0.keys", [], "lanes[0].keys is empty"),
+        ("lanes.0.keys", ["product:{id}"], "lanes[0] and lanes[0] write the same keys"),
+        ("ingest.modules", ["my app"], 'must be the dotted name of a Python module, not "my app"'),
+        ("ingest.modules", ["a.b", "a.b"], "names the module a.b twice"),
         ("lanes.0.sinks", ["mian"], 'the sink "mian", which is not there; did you mean main?'),
         ("lanes.0.sinks", ["xyz"], "there are main"),
         ("lanes.0.sinks", ["main", "main"], 'names the sink "main" twice'),

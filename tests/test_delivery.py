@@ -371,7 +371,6 @@ async def test_a_target_that_came_back_with_older_data_asks_for_a_replay() -> No
         with pytest.raises(SinkRewound) as caught:
             await task
         assert caught.value.checkpoint == older
-        assert caught.value.position == older.position
     sink.holding = False
     # The same delivery goes on from there.
     async with running(delivery):
@@ -559,7 +558,8 @@ async def test_a_redis_restored_from_an_old_snapshot_asks_for_a_replay(new_serve
         await server.start()
         with pytest.raises(SinkRewound) as caught:
             await task
-    assert caught.value.position == counting(1).position
+    assert caught.value.checkpoint is not None
+    assert caught.value.checkpoint.position == counting(1).position
 
 
 @pytest.mark.servers

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from base64 import b64encode
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from lanecache.config import LaneConfig
 from lanecache.errors import ConfigError
 from lanecache.finding import Severity
 from lanecache.lanes import Lanes
+from lanecache.lanes.values import pack_row, packed_document
 from lanecache.operation import Clear, Delete, OperationSet, Set, operation_size_bytes
 from lanecache.row import (
     BoundTable,
@@ -44,7 +47,7 @@ PRODUCT = TableShape(
 Row = tuple[object, ...]
 
 
-def lane(key: str = "product:{id}", table: str = "shop.product", **rest: object) -> LaneConfig:
+def lane(key: str | None = "product:{id}", table: str = "shop.product", **rest: object) -> LaneConfig:
     return LaneConfig(table=table, key=key, **rest)  # type: ignore[arg-type]
 
 
@@ -62,6 +65,8 @@ def image_of(shape: TableShape, plan: Sequence[ColumnUse], row: Row) -> Image:
             return value if kind is ColumnKind.INTEGER and value is not None else json.dumps(value)
         if value is None:
             return None
+        if kind is ColumnKind.JSON:
+            value = json.dumps(value)
         if use.form is ColumnForm.RAW:
             return value if isinstance(value, bytes) else str(value).encode()
         return value if kind is ColumnKind.INTEGER else str(value)
@@ -73,9 +78,13 @@ class Table:
     """A table with lanes, changed row by row."""
 
     def __init__(
-        self, *lanes: LaneConfig, shape: TableShape = PRODUCT, sinks: Sequence[str] = ("main",)
+        self,
+        *lanes: LaneConfig,
+        shape: TableShape = PRODUCT,
+        sinks: Sequence[str] = ("main",),
+        seed: int = 0,
     ) -> None:
-        self.lanes = Lanes(list(lanes), sinks)
+        self.lanes = Lanes(list(lanes), sinks, random=random.Random(seed).random)
         self.bound: BoundTable = self.lanes.bind(shape)
         self.shape = shape
         self.into = [OperationSet() for _ in self.lanes.audiences]
@@ -126,15 +135,34 @@ INK: Row = (2, 'i"nk', None, None, {"a": [1]})
         (lane(table="a. b"), "table", "must be written schema.table"),
         (lane(table="`a`.`b`"), "table", "without backticks"),
         (lane(key="{id}"), "key", "begins with a placeholder"),
-        (lane(value="hash"), "value", 'the value "hash" is not known; known are json, column:NAME'),
-        (lane(value="msgpack"), "value", "known are json, column:NAME, none"),
-        (lane(value="jsn"), "value", 'did you mean "json"?'),
+        (lane(value="xyz"), "value", 'the value "xyz" is not known; known are json, msgpack, hash'),
+        (lane(value="jsn"), "value", 'did you mean "json"? known are'),
         (lane(value="column:"), "value", "names no column"),
         (lane(table="shop_*.product"), "key", "put {@schema} into the key"),
         (lane("p:{@schema}:{id}", "*.p*"), "key", "put {@table} into the key"),
         (lane(columns=[]), "columns", "columns is empty"),
         (lane(columns=["id", "ID"]), "columns", 'columns names "ID" twice'),
-        (lane(columns=["id"], value="none"), "columns", 'with value "json" only'),
+        (lane(columns=["id"], value="none"), "columns", 'with value "json", "msgpack" or "hash"'),
+        (lane(columns=["id", {"ID": "name"}]), "columns", 'columns names "ID" twice'),
+        (lane(columns=[{"x": ""}]), "columns", 'an empty column for "x"'),
+        (lane(columns=[{"\ud800": "id"}]), "columns", "which has no UTF-8"),
+        (lane(keys=["x:{a}{b}"]), "keys[0]", "side by side"),
+        (lane(keys=["y:{id}", "y:{id}"]), "key", 'the key "y:{id}" is written twice'),
+        (lane(None), "key", "there is no key; write key, or keys for several"),
+        (lane(None, invalidate=["x:{id}"]), "key", 'no key to store the value "json" under'),
+        (lane(invalidate=["x:{id}", "{id}"]), "invalidate[1]", "begins with a placeholder"),
+        (lane(None, keys=["p:{id}"], table="shop_*.a"), "keys[0]", "put {@schema} into the key"),
+        (lane(where="id ="), "where", "where needs a column or a value at column 5"),
+        (lane(where=""), "where", "where is empty"),
+        (
+            lane(None, invalidate=["x:{id}"], value="none", where="id = 1"),
+            "where",
+            "no meaning without a key",
+        ),
+        (lane(ttl_jitter=0.1), "ttl_jitter", "no meaning without ttl_s"),
+        (lane(ttl_jitter=1.0, ttl_s=9), "ttl_jitter", "from 0 to below 1"),
+        (lane(ttl_jitter=-0.1, ttl_s=9), "ttl_jitter", "from 0 to below 1"),
+        (lane(ttl_jitter=float("nan"), ttl_s=9), "ttl_jitter", "from 0 to below 1"),
         (lane(ttl_s=0), "ttl_s", "above 0"),
         (lane(ttl_s=-1.5), "ttl_s", "ttl_s is -1.5"),
         (lane(ttl_s=float("inf")), "ttl_s", "above 0"),
@@ -455,16 +483,53 @@ def test_text_without_utf8_becomes_a_delete() -> None:
     assert table.written() == [Delete("product:1")]
 
 
-LANES = st.lists(
-    st.builds(
-        lane,
-        key=st.sampled_from(["p:{id}", "q:{name}", "r:{id}-{name}", "s:{price}:{id}", "p:{nope}"]),
-        value=st.sampled_from(["json", "none", "column:name", "column:photo"]),
-        sinks=st.sampled_from([None, ["a"], ["b"], ["a", "b"]]),
+TYPED = TableShape(
+    "shop",
+    "product",
+    (
+        *PRODUCT.columns,
+        Column("weight", ColumnKind.FLOAT),
+        Column("tags", ColumnKind.SET),
+        Column("made", ColumnKind.TIME),
     ),
-    min_size=1,
-    max_size=4,
+    (0,),
 )
+KEYS = ["p:{id}", "q:{name}", "r:{id}-{name}", "s:{price}:{id}"]
+
+
+@st.composite
+def lane_configs(draw: st.DrawFn) -> LaneConfig:
+    """Draw lanes that use any of what a lane can have, each with a key prefix of its own."""
+    fields: dict[str, object] = {}
+    number = draw(st.integers(0, 9))
+    keys = [f"{number}{key}" for key in draw(st.lists(st.sampled_from(KEYS), unique=True))]
+    if keys and draw(st.booleans()):
+        fields["key"] = keys.pop()
+    fields["keys"] = keys or None
+    others = draw(st.lists(st.sampled_from(["u:{name}", "v:{price}:x"]), unique=True))
+    fields["invalidate"] = [f"{number}{other}" for other in others]
+    kinds = ["json", "msgpack", "hash", "none", "column:name", "column:photo"]
+    fields["value"] = draw(st.sampled_from(kinds))
+    has_key = bool(keys or "key" in fields)
+    if not has_key:
+        fields["value"] = "none"
+        fields["invalidate"] = fields["invalidate"] or [f"{number}u:{{name}}"]
+    else:
+        fields["where"] = draw(
+            st.none()
+            | st.sampled_from(["id > 0", "name = 'a' OR price IS NULL", "NOT photo = x'00'"])
+        )
+    if fields["value"] in ("json", "msgpack", "hash"):
+        fields["columns"] = draw(
+            st.none() | st.sampled_from([["id", "name"], ["PHOTO", {"n": "name", "id": "id"}]])
+        )
+    if fields["value"] != "none" and draw(st.booleans()):
+        fields |= {"ttl_s": 60.0, "ttl_jitter": draw(st.sampled_from([0.0, 0.25]))}
+    fields["sinks"] = draw(st.sampled_from([None, ["a"], ["b"], ["a", "b"]]))
+    fields.setdefault("key", None)
+    return lane(**fields)  # type: ignore[arg-type]
+
+
 ROWS = st.tuples(
     st.integers(-2, 2),
     st.none() | st.text(alphabet="a%-:", max_size=2),
@@ -472,14 +537,12 @@ ROWS = st.tuples(
     st.none() | st.binary(max_size=2),
     st.none() | st.just({"a": 1}),
 )
+CHANGES = st.lists(st.tuples(st.none() | ROWS, ROWS, st.booleans()), max_size=4)
 
 
-@given(LANES, st.lists(st.tuples(st.none() | ROWS, ROWS, st.booleans()), max_size=4))
-def test_fast_and_careful_mapping_agree(
-    configs: list[LaneConfig], changes: list[tuple[Row | None, Row, bool]]
+def apply_both(
+    fast: Table, careful: Table, changes: Sequence[tuple[Row | None, Row, bool]]
 ) -> None:
-    fast = Table(*configs, sinks=["a", "b", "c"])
-    careful = Table(*configs, sinks=["a", "b", "c"])
     for before, after, delete in changes:
         if before is not None:
             fast.update((before, after))
@@ -490,15 +553,259 @@ def test_fast_and_careful_mapping_agree(
         else:
             fast.write(after)
             careful.carefully(None, after)
-    if any("{nope}" in config.key for config in configs):
-        # The fast functions clear behind all other lanes: they may forget more, never store more.
-        for one, other in zip(fast.into, careful.into, strict=True):
-            assert one.clears() == other.clears()
-            assert one.by_key.items() <= other.by_key.items()
-        return
+
+
+@given(st.lists(lane_configs(), min_size=1, max_size=3), CHANGES)
+def test_fast_and_careful_mapping_agree(
+    configs: list[LaneConfig], changes: list[tuple[Row | None, Row, bool]]
+) -> None:
+    fast = Table(*configs, sinks=["a", "b", "c"])
+    careful = Table(*configs, sinks=["a", "b", "c"])
+    apply_both(fast, careful, changes)
     for one, other in zip(fast.into, careful.into, strict=True):
         assert one.by_key == other.by_key
         assert one.size_bytes == other.size_bytes
+        for key in one.by_key:
+            assert fast.lanes.makers(Delete(key), ["a", "b"])
+
+
+@given(lane_configs(), CHANGES)
+def test_failing_lanes_never_make_the_fast_functions_store_more(
+    config: LaneConfig, changes: list[tuple[Row | None, Row, bool]]
+) -> None:
+    failing = lane("p:{nope}")
+    fast = Table(config, failing, sinks=["a", "b"])
+    careful = Table(config, failing, sinks=["a", "b"])
+    apply_both(fast, careful, changes)
+    # The fast functions clear behind all other lanes: they may forget more, never store more.
+    for one, other in zip(fast.into, careful.into, strict=True):
+        assert one.clears() == other.clears()
+        assert all(other.by_key[key] == write for key, write in one.by_key.items())
+
+
+@given(lane_configs(), st.none() | ROWS, ROWS, st.sets(st.integers(0, 4), min_size=1))
+def test_what_cannot_be_read_is_only_ever_forgotten(
+    config: LaneConfig, before: Row | None, after: Row, broken: set[int]
+) -> None:
+    """Law 1: what is stored is what all of the row would give, and nothing old is left."""
+    damaged = [tuple(BROKEN if i in broken else v for i, v in enumerate(after))]
+    whole, partly = Table(config, sinks=["a", "b"]), Table(config, sinks=["a", "b"])
+    whole.carefully(before, after)
+    partly.carefully(before, damaged[0])
+    for one, other in zip(whole.into, partly.into, strict=True):
+        for key, write in other.by_key.items():
+            if isinstance(write, Set):
+                stored = one.by_key[key]
+                assert isinstance(stored, Set)
+                assert stored.value == write.value
+        for key in one.by_key:
+            assert key in other.by_key or any(map(key.startswith, other.prefixes))
+
+
+# Values beside JSON.
+
+
+def test_msgpack_stores_typed_values_in_table_order() -> None:
+    table = Table(lane(value="msgpack"), shape=TYPED)
+    row: Row = (1, "pen", "1.50", b"\xff", {"a": [1, 2.5, None]}, 0.1, "x,y", "2024-01-02")
+    (stored,) = table.write(row)
+    assert isinstance(stored, Set)
+    value = msgspec.msgpack.decode(stored.value)  # type: ignore[arg-type]
+    assert list(value.items()) == [
+        ("id", 1),
+        ("name", "pen"),
+        ("price", "1.50"),
+        ("photo", b"\xff"),
+        ("extra", {"a": [1, 2.5, None]}),
+        ("weight", 0.1),
+        ("tags", ["x", "y"]),
+        ("made", "2024-01-02"),
+    ]
+
+
+def test_msgpack_has_null_for_null_and_an_empty_set_is_empty() -> None:
+    table = Table(lane(value="msgpack", columns=["id", "tags", "weight", "extra"]), shape=TYPED)
+    nothing = (None, None, None, None)
+    (one,) = table.write((1, *nothing, None, "", None))
+    assert msgspec.msgpack.decode(one.value) == {  # type: ignore[union-attr,arg-type]
+        "id": 1,
+        "extra": None,
+        "weight": None,
+        "tags": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("18446744073709551615", 2**64 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("18446744073709551616", "18446744073709551616"),
+        ("1.5", 1.5),
+        ("1e300", 1e300),
+        ("1.10", 1.1),
+        ("0.1234567890123456789", "0.1234567890123456789"),
+        ('[1,{"a":0.12345678901234567890}]', [1, {"a": "0.12345678901234567890"}]),
+        ("null", None),
+    ],
+)
+def test_msgpack_keeps_every_digit_of_a_json_document(text: str, value: object) -> None:
+    packed = pack_row({"extra": packed_document(text)})
+    assert msgspec.msgpack.decode(packed) == {"extra": value}
+
+
+def test_a_hash_has_each_column_as_bytes_and_leaves_null_out() -> None:
+    table = Table(lane(value="hash", ttl_s=5.0))
+    assert table.write(PEN) == [
+        Set("product:1", {"id": b"1", "name": b"pen", "price": b"1.50", "photo": b"\xff\0"}, 5.0)
+    ]
+    assert table.into[0].size_bytes == operation_size_bytes(table.written()[0])
+
+
+@pytest.mark.parametrize("value", ["json", "msgpack", "hash"])
+def test_columns_are_renamed_and_may_stand_twice(value: str) -> None:
+    columns = [{"price_eur": "PRICE", "cost": "price"}, "id"]
+    table = Table(lane(value=value, columns=columns))
+    (stored,) = table.write(PEN)
+    assert isinstance(stored, Set)
+    found: dict[str, object] = (
+        {name: part.decode() for name, part in stored.value.items()}
+        if not isinstance(stored.value, bytes)
+        else {"json": json.loads, "msgpack": msgspec.msgpack.decode}[value](stored.value)
+    )
+    assert list(found) == ["id", "price_eur", "cost"]
+    assert found["price_eur"] == found["cost"] == "1.50"
+
+
+def test_two_fields_of_one_name_are_a_problem_of_the_lane() -> None:
+    shape = TableShape("shop", "product", (Column("a", ColumnKind.TEXT), *PRODUCT.columns))
+    table = Table(lane(columns=[{"Name": "a"}, "name"][::-1][:1] + [{"x": "a"}]), shape=shape)
+    assert table.bound.problems == ()
+    with pytest.raises(ConfigError, match="twice"):
+        Lanes([lane(columns=["name", {"Name": "a"}])], ["main"])
+
+
+# Several keys, other keys, conditions, time to live.
+
+
+def test_each_key_follows_its_own_columns() -> None:
+    table = Table(lane(keys=["by-name:{name}"], value="column:price"))
+    assert table.write(PEN) == [Set("product:1", b"1.50"), Set("by-name:pen", b"1.50")]
+    changed = Table(lane(keys=["by-name:{name}"], value="column:price"))
+    assert changed.update((PEN, (1, "pencil", *PEN[2:]))) == [
+        Delete("by-name:pen"),
+        Set("product:1", b"1.50"),
+        Set("by-name:pencil", b"1.50"),
+    ]
+    assert Table(lane(None, keys=["a:{id}", "b:{id}"])).delete(PEN) == [
+        Delete("a:1"),
+        Delete("b:1"),
+    ]
+
+
+def test_every_change_invalidates_the_keys_of_both_images() -> None:
+    config = lane(value="column:price", invalidate=["of:{name}:list"])
+    assert Table(config).write(PEN)[1:] == [Delete("of:pen:list")]
+    assert Table(config).delete(PEN)[1:] == [Delete("of:pen:list")]
+    assert Table(config).update((PEN, (1, "ink", *PEN[2:]))) == [
+        Set("product:1", b"1.50"),
+        Delete("of:ink:list"),
+        Delete("of:pen:list"),
+    ]
+
+
+def test_a_lane_may_do_nothing_but_invalidate_other_keys() -> None:
+    table = Table(lane(None, value="none", invalidate=["of:{name}:list"]))
+    assert table.update((PEN, PEN)) == [Delete("of:pen:list")]
+    assert table.lanes.names == ("lane 1 (shop.product -> of:{name}:list)",)
+
+
+def test_what_cannot_be_read_for_another_key_clears_its_prefix() -> None:
+    table = Table(lane(columns=["id"], invalidate=["of:{name}:list"]))
+    (problem,) = table.carefully(PEN, (1, BROKEN, *PEN[2:]))
+    assert problem.scope == "of:*"
+    assert table.into[0].clears() == ("of:",)
+    assert table.written() == [Set("product:1", b'{"id":1}'), Delete("of:pen:list")]
+
+
+CHEAP = "price < 5"
+COSTLY: Row = (1, "pen", "9.00", b"", None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, PEN, [Set("product:1", b"pen")]),
+        (None, COSTLY, []),
+        (None, (1, "pen", None, b"", None), []),
+        (PEN, PEN, [Set("product:1", b"pen")]),
+        (PEN, COSTLY, [Delete("product:1")]),
+        (COSTLY, PEN, [Set("product:1", b"pen")]),
+        (COSTLY, COSTLY, []),
+        (PEN, (2, *PEN[1:]), [Delete("product:1"), Set("product:2", b"pen")]),
+        (PEN, (2, *COSTLY[1:]), [Delete("product:1")]),
+        (COSTLY, (2, *COSTLY[1:]), []),
+        (COSTLY, (2, *PEN[1:]), [Set("product:2", b"pen")]),
+        (PEN, None, [Delete("product:1")]),
+        (COSTLY, None, []),
+    ],
+)
+def test_a_row_that_leaves_the_condition_is_deleted_and_one_that_enters_it_is_set(
+    before: Row | None, after: Row | None, expected: list[object]
+) -> None:
+    table = Table(lane(value="column:name", where=CHEAP))
+    if before is None:
+        assert after is not None
+        table.write(after)
+    elif after is None:
+        table.delete(before)
+    else:
+        table.update((before, after))
+    assert table.written() == expected
+    careful = Table(lane(value="column:name", where=CHEAP))
+    assert careful.carefully(before, after) == []
+    assert careful.written() == expected
+
+
+def test_a_condition_that_cannot_be_read_deletes_the_key() -> None:
+    unknown: Row = (1, "pen", BROKEN, b"", None)
+    for before, after, expected in (
+        (None, unknown, [Delete("product:1")]),
+        (unknown, None, [Delete("product:1")]),
+        (PEN, unknown, [Delete("product:1")]),
+        (COSTLY, unknown, [Delete("product:1")]),
+        (unknown, COSTLY, [Delete("product:1")]),
+        (unknown, (2, *PEN[1:]), [Delete("product:1"), Set("product:2", b"pen")]),
+    ):
+        table = Table(lane(value="column:name", where=CHEAP))
+        problems = table.carefully(before, after)
+        assert {problem.reason for problem in problems} == {'column "price": a bad offset'}
+        assert {problem.scope for problem in problems} == {"product:1"}
+        assert table.written() == expected
+
+
+def test_a_before_image_that_cannot_be_read_does_not_keep_the_new_row_out() -> None:
+    table = Table(lane(value="column:name", where=CHEAP))
+    assert table.carefully((1, "pen", BROKEN, b"", None), PEN) == []
+    assert table.written() == [Set("product:1", b"pen")]
+
+
+def test_a_condition_over_a_missing_column_is_a_problem_that_clears() -> None:
+    table = Table(lane(where="cost = 1", invalidate=["x:{id}"]))
+    assert [problem.scope for problem in table.bound.problems] == ["product:*", "x:*"]
+    assert 'no column "cost" (column 1 of where)' in table.bound.problems[0].reason
+    table.write(PEN)
+    assert table.into[0].clears() == ("product:", "x:")
+
+
+def test_the_time_to_live_varies_within_its_jitter() -> None:
+    table = Table(lane(ttl_s=100.0, ttl_jitter=0.1), seed=7)
+    table.write(*((number, *PEN[1:]) for number in range(200)))
+    times = [write.ttl_s for write in table.written() if isinstance(write, Set)]
+    expected = random.Random(7)
+    assert times == [100.0 * (1 - 0.1) + 2 * 100.0 * 0.1 * expected.random() for _ in times]
+    assert 90 <= min(t for t in times if t) < 92
+    assert 108 < max(t for t in times if t) <= 110
 
 
 # Clearing.
@@ -604,3 +911,53 @@ def test_a_signature_changes_with_what_its_lanes_would_write_and_with_nothing_el
     changed = Lanes([lane(columns=["id"]), lane("other:{id}")], ["main"]).signatures("main")
     assert changed["other:"] == before["other:"]
     assert changed["product:"] != before["product:"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"value": "msgpack"},
+        {"value": "hash"},
+        {"columns": [{"ident": "id"}]},
+        {"where": "id = 1"},
+        {"keys": ["product:x:{id}"]},
+        {"invalidate": ["product:y:{id}"]},
+    ],
+)
+def test_a_signature_covers_everything_that_changes_keys_or_values(
+    fields: dict[str, object],
+) -> None:
+    plain = Lanes([lane()], ["main"]).signatures("main")
+    changed = Lanes([lane(**fields)], ["main"]).signatures("main")  # type: ignore[arg-type]
+    assert changed.keys() == plain.keys() == {"product:"}
+    assert changed != plain
+
+
+def test_all_prefixes_of_a_lane_are_cleared_and_signed() -> None:
+    lanes = Lanes([lane(keys=["sku:{name}"], invalidate=["of:{@table}:{price}"])], ["main"])
+    assert set(lanes.signatures("main")) == {"product:", "sku:", "of:"}
+    into = [OperationSet() for _ in lanes.audiences]
+    assert lanes.clear_table("shop", "product", into) == ["product:", "sku:", "of:product:"]
+    assert lanes.clear_schema("shop", into) == ["product:", "sku:", "of:"]
+    assert lanes.clear_all(into) == ["product:", "sku:", "of:"]
+
+
+def test_the_lanes_that_made_an_operation_are_known_by_its_key() -> None:
+    lanes = Lanes(
+        [lane(), lane("product:{id}:x", sinks=["a"]), lane("z:{name}", invalidate=["p:{id}"])],
+        ["a", "b"],
+    )
+    one, two, three = lanes.names
+    assert lanes.makers(Delete("product:1"), ["a"]) == (one,)
+    assert lanes.makers(Delete("product:1:x"), ["a", "b"]) == (two,)
+    assert lanes.makers(Delete("product:1:x"), ["b"]) == ()
+    assert lanes.makers(Set("z:%NULL", b""), ["b"]) == (three,)
+    assert lanes.makers(Delete("p:5"), ["b"]) == (three,)
+    assert lanes.makers(Clear("p"), ["a"]) == (one, two, three)
+    assert lanes.makers(Delete("other:1"), ["a"]) == ()
+
+
+def test_every_key_that_may_be_shared_is_a_warning() -> None:
+    found = Lanes([lane(keys=["sku:{name}"])], ["main"]).lane_findings(PRODUCT)
+    assert [finding.severity for finding in found] == [Severity.WARNING]
+    assert 'the key "sku:{name}" leaves out "id"' in found[0].what

@@ -28,12 +28,16 @@ from lanecache.ingest.values import (
     double_text,
     float_text,
     fraction_size_bytes,
+    inet4_text,
+    inet6_text,
     json_text,
     old_datetime_text,
     old_time_text,
     time2_text,
     timestamp2_text,
     timestamp_text,
+    unpack_column,
+    uuid_text,
 )
 from lanecache.row import ColumnForm, ColumnKind
 
@@ -59,6 +63,8 @@ CODE_NAMES: dict[str, Any] = {
     "double_text": double_text,
     "float_text": float_text,
     "from_bytes": int.from_bytes,
+    "inet4_text": inet4_text,
+    "inet6_text": inet6_text,
     "json_document_text": json_document_text,
     "json_text": json_text,
     "old_datetime_text": old_datetime_text,
@@ -66,6 +72,8 @@ CODE_NAMES: dict[str, Any] = {
     "time2_text": time2_text,
     "timestamp2_text": timestamp2_text,
     "timestamp_text": timestamp_text,
+    "unpack_column": unpack_column,
+    "uuid_text": uuid_text,
 }
 
 
@@ -94,7 +102,8 @@ _STRING = {JSON: "json_text({})", TEXT: "{}", RAW: "{}.encode()"}
 _BYTES = {JSON: "'\"' + base64({}) + '\"'", TEXT: "{}.hex()", RAW: "{}"}
 
 _INTEGERS = {t.TINY: "b", t.SHORT: "h", t.LONG: "i", t.LONGLONG: "q"}
-_BLOBS = frozenset({t.TINY_BLOB, t.MEDIUM_BLOB, t.LONG_BLOB, t.BLOB})
+_BLOBS = frozenset({t.TINY_BLOB, t.MEDIUM_BLOB, t.LONG_BLOB, t.BLOB, t.BLOB_COMPRESSED})
+_COMPRESSED = frozenset({t.BLOB_COMPRESSED, t.VARCHAR_COMPRESSED})
 
 
 def column_code(column: ColumnType, index: int) -> ColumnCode:
@@ -174,8 +183,18 @@ def _decimal(column: ColumnType, index: int) -> ColumnCode:
             f"('%d.%0{scale}d' % ((number ^ {sign}) >> {low}, number & {(1 << low) - 1})"
             f" if (number := from_bytes(raw, 'big')) & {sign} else {slow})"
         )
+    reason = ""
+    if column.sql_type == t.ZEROFILL:
+        base = f"{slow}.zfill({precision + bool(scale)})"
+    elif column.sql_type == t.UNPROVEN_ZEROFILL:
+        reason = "the binlog does not tell whether the column was ZEROFILL then, as it is today"
     return ColumnCode(
-        ColumnKind.DECIMAL, size_bytes=size, layout=f"{size}s", base=base, forms=_QUOTED
+        ColumnKind.DECIMAL,
+        size_bytes=size,
+        layout=f"{size}s",
+        base=base,
+        forms=_QUOTED,
+        unreadable=reason,
     )
 
 
@@ -238,26 +257,49 @@ def _old_datetime(column: ColumnType, index: int) -> ColumnCode:
     )
 
 
-def _characters(column: ColumnType, index: int, prefix_bytes: int) -> ColumnCode:
-    if column.charset == BINARY:
-        # Trailing zeros of BINARY(n) are not in the row (Field_string::pack), but in its value.
-        padded = column.type == t.STRING and column.length
+_HIDDEN_TYPES = {"inet4": "inet4_text", "inet6": "inet6_text", "uuid": "uuid_text"}
+
+
+def _fixed_binary(column: ColumnType, prefix_bytes: int) -> ColumnCode:
+    # Trailing zeros of BINARY(n) are not in the row (Field_string::pack), but in its value.
+    padded = f"raw.ljust({column.length}, b'\\0')" if column.length else "raw"
+    hidden = _HIDDEN_TYPES.get(column.sql_type or "")
+    if hidden is not None:
         return ColumnCode(
-            ColumnKind.BINARY,
-            prefix_bytes=prefix_bytes,
-            base=f"raw.ljust({column.length}, b'\\0')" if padded else "raw",
-            forms=_BYTES,
+            ColumnKind.TEXT, prefix_bytes=prefix_bytes, base=f"{hidden}({padded})", forms=_QUOTED
         )
+    reason = ""
+    if column.sql_type == "":
+        reason = (
+            f"the binlog does not tell BINARY({column.length}) from"
+            f" {'INET4' if column.length == 4 else 'INET6 and UUID'}, and the schema is not proven"
+            " to be that of then"
+        )
+    return ColumnCode(
+        ColumnKind.BINARY,
+        prefix_bytes=prefix_bytes,
+        base=padded,
+        forms=_BYTES,
+        unreadable=reason,
+    )
+
+
+def _characters(column: ColumnType, index: int, prefix_bytes: int) -> ColumnCode:
+    raw = "unpack_column(raw)" if column.type in _COMPRESSED else "raw"
+    if column.charset == BINARY:
+        if column.type == t.STRING:
+            return _fixed_binary(column, prefix_bytes)
+        return ColumnCode(ColumnKind.BINARY, prefix_bytes=prefix_bytes, base=raw, forms=_BYTES)
     charset = column.charset or ""
     if charset in ("utf8mb4", "utf8mb3"):
         return ColumnCode(
-            ColumnKind.TEXT, prefix_bytes=prefix_bytes, base="raw.decode()", forms=_STRING
+            ColumnKind.TEXT, prefix_bytes=prefix_bytes, base=f"{raw}.decode()", forms=_STRING
         )
     decode = text_decoder(charset)
     return ColumnCode(
         ColumnKind.TEXT,
         prefix_bytes=prefix_bytes,
-        base=f"decode_{index}(raw)",
+        base=f"decode_{index}({raw})",
         forms=_STRING,
         names={f"decode_{index}": decode},
         unreadable="" if decode else f"no exact decoder for the character set {charset!r}",
@@ -356,6 +398,7 @@ _MAKERS: dict[int, Callable[[ColumnType, int], ColumnCode]] = {
     t.TIME: _old_time,
     t.DATETIME: _old_datetime,
     t.VARCHAR: _varchar,
+    t.VARCHAR_COMPRESSED: _varchar,
     t.VAR_STRING: _varchar,
     t.STRING: _varchar,
     t.JSON: _json,

@@ -54,6 +54,7 @@ _ROWS_COMPRESSED = frozenset(
     range(b.MARIADB_WRITE_ROWS_COMPRESSED_V1, b.MARIADB_DELETE_ROWS_COMPRESSED + 1)
 )
 _ROWS_FRONT_BYTES = 8  # table id and flags
+_HEAD = frozenset({b.FORMAT_DESCRIPTION, b.MARIADB_START_ENCRYPTION})
 _HEARTBEATS = frozenset({b.HEARTBEAT, b.HEARTBEAT_V2})
 _MEASURE_BYTES = 1 << 32  # next_position has 32 bits
 
@@ -217,8 +218,8 @@ class Decoder:
                     # The ROTATE that opens a dump comes before the event that says so.
                     stop = end - b.CHECKSUM_BYTES
             if not inner and not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
-                # A dump that begins in mid-file opens with the file's description, at no position.
-                if next_position or kind != b.FORMAT_DESCRIPTION:
+                # A dump that begins in mid-file opens with the file's head, at no position.
+                if next_position or kind not in _HEAD:
                     self._advance(next_position, size)
                 if timestamp:
                     counts.last_timestamp = timestamp

@@ -65,6 +65,7 @@ class BinlogFile(msgspec.Struct, frozen=True):
     path: Path
     server_version: str
     mariadb: bool
+    checksummed: bool
     before: GtidSet | None
     anonymous: bool | None
 
@@ -339,7 +340,7 @@ def _locate(files: list[BinlogFile], position: Position, where: str) -> tuple[in
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a binlog file behind its magic number."""
     try:
         if path.is_dir():
@@ -378,7 +379,7 @@ def read_head(path: Path) -> BinlogFile:
     description: b.FormatDescription | None = None
     before: GtidSet | None = None
     anonymous: bool | None = None
-    with _opened(path) as file:
+    with opened(path) as file:
         try:
             for kind, event in _head_events(file):
                 if kind == b.FORMAT_DESCRIPTION:
@@ -410,7 +411,14 @@ def read_head(path: Path) -> BinlogFile:
         )
     if before is None:
         before = MariadbGtidSet() if description.mariadb else MysqlGtidSet()
-    return BinlogFile(path, description.server_version, description.mariadb, before, anonymous)
+    return BinlogFile(
+        path,
+        description.server_version,
+        description.mariadb,
+        description.checksummed,
+        before,
+        anonymous,
+    )
 
 
 def _parse_gtid_list(body: bytes) -> MariadbGtidSet:
@@ -446,7 +454,7 @@ def gtids_up_to(path: Path, offset: int, before: GtidSet | None) -> GtidSet | No
     """
     gtids = before
     anonymous = True
-    with _opened(path) as file:
+    with opened(path) as file:
         if offset == _BEGIN:
             return gtids
         events = WholeEvents(file, _BEGIN, event_bytes_max=_HEAD_BYTES_MAX)

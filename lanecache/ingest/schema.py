@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS_QUERY = """
 SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE,
        COLUMN_KEY, EXTRA, CHARACTER_MAXIMUM_LENGTH, CHARACTER_OCTET_LENGTH, DATETIME_PRECISION,
-       NUMERIC_PRECISION, NUMERIC_SCALE
+       NUMERIC_PRECISION, NUMERIC_SCALE, GENERATION_EXPRESSION
 FROM information_schema.COLUMNS
 WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 ORDER BY ORDINAL_POSITION
@@ -76,6 +76,7 @@ class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
     numeric_scale: int | None
     primary_key_index: int | None
     """The place in the primary key, from 0 on; ``None`` for other columns."""
+    ends_history: bool = False  # the ROW END of a system-versioned table of MariaDB
 
 
 class SchemaReading(msgspec.Struct, frozen=True):
@@ -163,6 +164,31 @@ def _parse_column(row: Mapping[str, Any], places: Mapping[str, int]) -> ColumnFa
         numeric_precision=_number(row["NUMERIC_PRECISION"]),
         numeric_scale=_number(row["NUMERIC_SCALE"]),
         primary_key_index=places.get(name),
+        ends_history=text_of(row.get("GENERATION_EXPRESSION") or "").upper() == "ROW END",
+    )
+
+
+def hidden_timestamp(name: str) -> ColumnFacts:
+    """Give the facts of ``row_start`` or ``row_end``, which the schema of MariaDB does not show."""
+    return ColumnFacts(
+        name=name,
+        data_type="timestamp",
+        column_type="timestamp(6)",
+        unsigned=False,
+        charset=None,
+        collation=None,
+        labels=(),
+        nullable=False,
+        generated="stored",
+        invisible=True,
+        compressed=False,
+        character_length=None,
+        octet_length=None,
+        datetime_precision=6,
+        numeric_precision=None,
+        numeric_scale=None,
+        primary_key_index=None,
+        ends_history=name == "row_end",
     )
 
 

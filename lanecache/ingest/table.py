@@ -14,6 +14,7 @@ import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.charsets import BINARY, charset_of_collation
+from lanecache.ingest.schema import hidden_timestamp
 
 if TYPE_CHECKING:
     from lanecache.ingest.schema import ColumnFacts
@@ -31,6 +32,14 @@ _CHARACTER = frozenset(
     {STRING, VAR_STRING, VARCHAR, BLOB, TINY_BLOB, MEDIUM_BLOB, LONG_BLOB}
     | {BLOB_COMPRESSED, VARCHAR_COMPRESSED}
 )
+ZEROFILL, UNPROVEN_ZEROFILL = "zerofill", "zerofill?"
+"""What ``sql_type`` is for a DECIMAL that is, or may be, filled up with zeros."""
+
+# MariaDB's temporal types of before MySQL 5.6, which may hide fraction digits.
+_OLD_TEMPORAL = frozenset({TIMESTAMP, TIME, DATETIME})
+_HIDDEN_TYPE_BYTES = frozenset({4, 16})
+_IMPLICIT_HISTORY = ("row_start", "row_end")
+_HISTORY_DIGITS = 6
 _METADATA_BYTES = {
     FLOAT: 1, DOUBLE: 1, BLOB: 1, TINY_BLOB: 1, MEDIUM_BLOB: 1, LONG_BLOB: 1, JSON: 1,
     GEOMETRY: 1, VECTOR: 1, BLOB_COMPRESSED: 1, TIMESTAMP2: 1, DATETIME2: 1, TIME2: 1,
@@ -51,6 +60,10 @@ class ColumnType(msgspec.Struct, frozen=True):
     length prefix for blobs; ``precision`` and ``scale`` those of DECIMAL, ``scale`` also the
     fraction digits of a time; ``bits`` those of BIT. ``name``, ``charset``, ``unsigned`` and
     ``labels`` are ``None`` where the binlog does not say.
+
+    ``sql_type`` is the name of the type where ``type`` does not settle it, and empty where it has
+    to come from the schema: MariaDB's INET4, INET6 and UUID look like BINARY(4) and BINARY(16), its
+    old temporal types do not tell their fraction digits, and a DECIMAL UNSIGNED may be ZEROFILL.
     """
 
     type: int
@@ -63,33 +76,47 @@ class ColumnType(msgspec.Struct, frozen=True):
     charset: str | None = None
     name: str | None = None
     labels: tuple[bytes, ...] | None = None
+    sql_type: str | None = None
 
 
 class TableMap(msgspec.Struct, frozen=True):
-    """A TABLE_MAP event without its table id."""
+    """A TABLE_MAP event without its table id.
+
+    ``row_end`` is the column that holds the end of a row's life in a system-versioned table of
+    MariaDB, whose rows of the past are in the binlog as well; ``may_be_versioned`` says that only
+    the schema tells whether there is one.
+    """
 
     schema: str
     table: str
     columns: tuple[ColumnType, ...]
     primary_key: tuple[int, ...] = ()
+    row_end: int | None = None
+    may_be_versioned: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether names, signedness, character sets and labels are all there."""
-        return all(
+        """Whether names, signedness, character sets, labels and widths are all there."""
+        return not self.may_be_versioned and all(
             column.name is not None
             and (column.type not in _NUMERIC or column.unsigned is not None)
             and (column.type not in _CHARACTER or column.charset is not None)
             and (column.type not in (ENUM, SET) or column.labels is not None)
+            and (column.type not in _OLD_TEMPORAL or column.sql_type != "")
             for column in self.columns
         )
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a column's type is known by its width only."""
+        return any(column.sql_type == "" for column in self.columns)
 
 
 def parse_table_map(body: bytes, *, mariadb: bool) -> TableMap:
     """Parse the body of a TABLE_MAP event behind its table id and flags.
 
     ``mariadb`` settles what the two servers do differently: MariaDB counts GEOMETRY among the
-    columns that have a character set.
+    columns that have a character set, and has types and tables that its binlog does not name.
 
     Raises:
         BinlogError: the bytes are not a table map.
@@ -129,11 +156,54 @@ def _parse(body: bytes, *, mariadb: bool) -> TableMap:
         length, pos = packed_int(body, pos + 1)
         fields[tag] = _take(body, pos, length)
         pos += length
-    return TableMap(
+    table_map = TableMap(
         schema=schema,
         table=table,
         columns=_with_metadata(columns, fields, mariadb=mariadb),
         primary_key=_primary_key(fields, count),
+    )
+    return _with_doubts(table_map, mariadb=mariadb)
+
+
+def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
+    """Mark what the binlog leaves open (MariaDB: ``Field_fbt``, ``Vers_parse_info``)."""
+    columns = tuple(
+        msgspec.structs.replace(column, sql_type="")
+        if (column.type == NEWDECIMAL and column.unsigned is not False)
+        or (mariadb and column.type in _OLD_TEMPORAL)
+        or (
+            mariadb
+            and column.type == STRING
+            and column.charset in (BINARY, None)
+            and column.length in _HIDDEN_TYPE_BYTES
+        )
+        else column
+        for column in table_map.columns
+    )
+    ends = [index for index, column in enumerate(columns) if _may_end_history(column)]
+    if len(ends) < 2 or not mariadb:
+        return msgspec.structs.replace(table_map, columns=columns)
+    if tuple(column.name for column in columns[-2:]) == _IMPLICIT_HISTORY and ends[-2:] == [
+        len(columns) - 2,
+        len(columns) - 1,
+    ]:
+        # Nobody else names them so. Should a table that is not versioned do so, those of its rows
+        # that look like history are not cached.
+        return msgspec.structs.replace(table_map, columns=columns, row_end=ends[-1])
+    # The end of a row's life is a part of the primary key, if there is one.
+    key = table_map.primary_key
+    return msgspec.structs.replace(
+        table_map,
+        columns=columns,
+        may_be_versioned=not key or any(index in key for index in ends),
+    )
+
+
+def _may_end_history(column: ColumnType) -> bool:
+    return (
+        column.type in (TIMESTAMP, TIMESTAMP2)
+        and not column.nullable
+        and (column.scale == _HISTORY_DIGITS or column.type == TIMESTAMP)
     )
 
 
@@ -324,15 +394,22 @@ _BLOB_PREFIX_BYTES = {"tiny": 1, "": 2, "medium": 3, "long": 4}
 def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap | str:
     """Complete a table map that has minimal metadata with what ``information_schema`` says.
 
-    Gives a sentence in place of a table map when the two do not describe the same columns: the
-    schema is today's, the event may be older, and a wrong pairing would be a lie (law 1). What
-    the event itself says always wins over the schema.
+    It also settles what no table map tells (see ``ColumnType.sql_type`` and
+    ``TableMap.may_be_versioned``). Gives a sentence in place of a table map when the two do not
+    describe the same columns: the schema is today's, the event may be older, and a wrong pairing
+    would be a lie (law 1). What the event itself says always wins over the schema.
     """
     where = f"{table_map.schema}.{table_map.table}"
-    if len(schema) != len(table_map.columns):
+    found = list(schema)
+    if len(schema) == len(table_map.columns) - 2 and all(
+        map(_may_end_history, table_map.columns[-2:])
+    ):
+        # The schema does not show these two, which WITH SYSTEM VERSIONING adds by itself.
+        found += [hidden_timestamp(name) for name in _IMPLICIT_HISTORY]
+    if len(found) != len(table_map.columns):
         return f"{where} has {len(schema)} columns today and {len(table_map.columns)} in the binlog"
     columns = []
-    for column, today in zip(table_map.columns, schema, strict=True):
+    for column, today in zip(table_map.columns, found, strict=True):
         if not _same_type(column, today):
             return (
                 f"{where}.{today.name} is {today.column_type or today.data_type} today and"
@@ -351,7 +428,11 @@ def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap 
             filled["charset"] = _CHARSET_ALIASES.get(
                 today.charset or BINARY, today.charset or BINARY
             )
+        if column.sql_type == "":
+            zerofill = column.type == NEWDECIMAL and "zerofill" in today.column_type.lower()
+            filled["sql_type"] = ZEROFILL if zerofill else today.data_type
         columns.append(msgspec.structs.replace(column, **filled))
+    row_end = [index for index, today in enumerate(found) if today.ends_history]
     key = sorted(
         (today.primary_key_index, index)
         for index, today in enumerate(schema)
@@ -361,6 +442,25 @@ def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap 
         table_map,
         columns=tuple(columns),
         primary_key=table_map.primary_key or tuple(index for _, index in key),
+        row_end=row_end[0] if row_end else None,
+        may_be_versioned=False,
+    )
+
+
+def with_unproven_schema(table_map: TableMap, completed: TableMap) -> TableMap:
+    """Take from a schema that may be another one than that of the event what has to be feared.
+
+    A DECIMAL that is ZEROFILL in it cannot be given. One that is not was none, or becomes none by
+    a later DDL, which clears the table's keys.
+    """
+    return msgspec.structs.replace(
+        table_map,
+        columns=tuple(
+            msgspec.structs.replace(column, sql_type=UNPROVEN_ZEROFILL)
+            if known.sql_type == ZEROFILL
+            else column
+            for column, known in zip(table_map.columns, completed.columns, strict=True)
+        ),
     )
 
 
@@ -381,6 +481,11 @@ def _same_type(column: ColumnType, today: ColumnFacts) -> bool:
             )
         case t if t in (TIME2, DATETIME2, TIMESTAMP2):
             return column.scale == (today.datetime_precision or 0)
+        case t if t in _OLD_TEMPORAL:
+            # With fraction digits they are of another width, and of another layout.
+            return not today.datetime_precision
+        case t if t == VARCHAR_COMPRESSED and today.octet_length is not None:
+            return column.length == today.octet_length + 1
         case t if t == BIT:
             return column.bits == today.numeric_precision
         case t if t in (VARCHAR, VAR_STRING, STRING) and today.octet_length is not None:

@@ -7,7 +7,7 @@ never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +20,7 @@ from lanecache.ingest.table import (
     packed_int,
     parse_table_map,
     with_schema,
+    with_unproven_schema,
 )
 from lanecache.row import (
     BoundTable,
@@ -68,6 +69,9 @@ class MappedTable:
                 self._bound = mapping.bind(self._code.shape)
                 self._referenced = self._find_referenced(self._code)
         self._columns = len(table_map.columns)
+        self._row_end: tuple[ColumnUse, ...] = ()
+        if table_map.row_end is not None:
+            self._row_end = (ColumnUse(table_map.row_end, ColumnForm.TEXT),)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -94,7 +98,13 @@ class MappedTable:
             return 0, self.clear(self.reason, into)
         try:
             decoder, start = self._decoder(
-                self._decoders, code, bound.before, bound.after, kind, data, start
+                self._decoders,
+                code,
+                (*bound.before, *self._row_end),
+                (*bound.after, *self._row_end),
+                kind,
+                data,
+                start,
             )
             if unpack is not None:
                 data = unpack(data[start:end])
@@ -102,16 +112,41 @@ class MappedTable:
             images, careful = read_rows(decoder, data, start, end)
         except BinlogError as error:
             return 0, self.clear(str(error), into)
+        if self._row_end:
+            return len(images), self._map_current(bound, kind, images, into)
         if careful:
             return len(images), _map_carefully(bound, kind, images, into)
         if kind.has_both_images:
-            bound.update(images, into)
-            return len(images) >> 1, ()
-        if kind is RowKind.WRITE:
-            bound.write(images, into)
-        else:
-            bound.delete(images, into)
-        return len(images), ()
+            return len(images) >> 1, bound.update(images, into) or ()
+        change = bound.write if kind is RowKind.WRITE else bound.delete
+        return len(images), change(images, into) or ()
+
+    def _map_current(
+        self,
+        bound: BoundTable,
+        kind: RowKind,
+        images: Sequence[Image],
+        into: Sequence[OperationSet],
+    ) -> list[Problem]:
+        """Map the rows of a system-versioned table, those of the past left out.
+
+        MariaDB deletes a row by an update that ends its life, and writes the past of a changed row
+        as one more row.
+        """
+        problems: list[Problem] = []
+        for before, after in _changes(kind, images):
+            now_before = before if before is not None and before[-1] in _NEVER else None
+            now_after = after if after is not None and after[-1] in _NEVER else None
+            if any(isinstance(row[-1], Unreadable) for row in (before, after) if row is not None):
+                reason = "a row of the past cannot be told from one of now"
+                return problems + self.clear(reason, into)
+            if now_before is not None or now_after is not None:
+                problems += bound.change_carefully(
+                    None if now_before is None else now_before[:-1],
+                    None if now_after is None else now_after[:-1],
+                    into,
+                )
+        return problems
 
     def cascade(
         self,
@@ -223,16 +258,22 @@ def _map_carefully(
     bound: BoundTable, kind: RowKind, images: Sequence[Image], into: Sequence[OperationSet]
 ) -> list[Problem]:
     problems: list[Problem] = []
-    if kind.has_both_images:
-        for before, after in zip(images[::2], images[1::2], strict=True):
-            problems += bound.change_carefully(before, after, into)
-    elif kind is RowKind.WRITE:
-        for image in images:
-            problems += bound.change_carefully(None, image, into)
-    else:
-        for image in images:
-            problems += bound.change_carefully(image, None, into)
+    for before, after in _changes(kind, images):
+        problems += bound.change_carefully(before, after, into)
     return problems
+
+
+# The end of what has no end in a system-versioned table: the greatest TIMESTAMP(6), which MariaDB
+# 11.5 moved.
+_NEVER = frozenset({"2038-01-19 03:14:07.999999", "2106-02-07 06:28:15.999999"})
+
+
+def _changes(kind: RowKind, images: Sequence[Image]) -> Iterator[tuple[Image | None, Image | None]]:
+    if kind.has_both_images:
+        yield from zip(images[::2], images[1::2], strict=True)
+        return
+    for image in images:
+        yield (None, image) if kind is RowKind.WRITE else (image, None)
 
 
 class NamedTable(msgspec.Struct, frozen=True):
@@ -268,6 +309,7 @@ class Tables:
         self._cascades = Cascades()
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
+        self._unproven: dict[bytes, MappedTable] = {}
         self._schemas: dict[NamedTable, SchemaReading | None] = {}
 
     def get(self, table_id: bytes) -> MappedTable | None:
@@ -308,7 +350,8 @@ class Tables:
             return None
         table_map = parse_table_map(front, mariadb=mariadb)
         reason = ""
-        if not table_map.complete:
+        lasting = True  # not to be judged anew
+        if not table_map.complete or table_map.undecided:
             if name not in self._schemas:
                 return name
             schema = self._schemas[name]
@@ -322,16 +365,23 @@ class Tables:
                 reason = completed
             elif schema is not None and not place.after(schema):
                 # Not for certain now does not mean never: the next table map is judged anew.
+                lasting = False
                 reason = (
                     f"the columns of {name.schema}.{name.table} may have been others then;"
                     " SET GLOBAL binlog_row_metadata = 'FULL' puts them into the binlog"
                 )
-                self._by_id[table_id] = MappedTable(table_map, self._mapping, reason)
-                return None
+                table_map = with_unproven_schema(table_map, completed)
             else:
                 table_map = completed
-        table = MappedTable(table_map, self._mapping, reason, self._cascades if watched else None)
-        self._by_map[front] = table
+            if table_map.complete:
+                # What is undecided concerns single columns, and makes these unreadable.
+                reason = ""
+        table = self._unproven.get(front) if not lasting else None
+        if table is None:
+            table = MappedTable(
+                table_map, self._mapping, reason, self._cascades if watched else None
+            )
+        (self._by_map if lasting else self._unproven)[front] = table
         self._by_id[table_id] = table
         return None
 
@@ -343,10 +393,12 @@ class Tables:
         """Take the foreign keys whose cascades the binlog does not hold."""
         if self._cascades.learn(keys):
             self._by_map.clear()
+            self._unproven.clear()
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
         wanted = None if names is None else {NamedTable(*name) for name in names}
+        self._unproven.clear()
         for name in list(self._schemas):
             if wanted is None or name in wanted:
                 del self._schemas[name]

@@ -10,6 +10,7 @@ Layouts: MySQL ``mysys/my_time.cc`` (``my_*_packed_from_binary``), ``strings/dec
 from __future__ import annotations
 
 import struct
+import zlib
 from datetime import date
 from json.encoder import encode_basestring as json_text
 
@@ -22,11 +23,16 @@ __all__ = [
     "double_text",
     "float_text",
     "fraction_size_bytes",
+    "inet4_text",
+    "inet6_text",
     "json_text",
     "old_datetime_text",
     "old_time_text",
     "time2_text",
     "timestamp2_text",
+    "timestamp_text",
+    "unpack_column",
+    "uuid_text",
 ]
 
 _MEMO_MAX = 20_000
@@ -189,6 +195,71 @@ def binary_decimal_text(data: bytes, precision: int, scale: int) -> str:
     whole = digits[: precision - scale].lstrip("0") or "0"
     text = f"{whole}.{digits[precision - scale :]}" if scale else whole
     return f"-{text}" if negative and digits.strip("0") else text
+
+
+def inet4_text(data: bytes) -> str:
+    """Give an INET4 of its four bytes."""
+    return f"{data[0]}.{data[1]}.{data[2]}.{data[3]}"
+
+
+def inet6_text(data: bytes) -> str:
+    """Give an INET6 of its sixteen bytes, as MariaDB prints it (``Inet6::to_string``).
+
+    The first of the longest runs of zero words is left out, even one of a single word.
+    """
+    words = [data[at] << 8 | data[at + 1] for at in range(0, 16, 2)]
+    gap = gap_words = run = 0
+    for index, word in enumerate(words):
+        run = 0 if word else run + 1
+        if run > gap_words:
+            gap, gap_words = index - run + 1, run
+    if gap == 0 and (gap_words == 6 or (gap_words == 5 and words[5] == 0xFFFF)):
+        return f"::{'ffff:' if gap_words == 5 else ''}{inet4_text(data[12:])}"
+    if not gap_words:
+        return ":".join(f"{word:x}" for word in words)
+    before = ":".join(f"{word:x}" for word in words[:gap])
+    after = ":".join(f"{word:x}" for word in words[gap + gap_words :])
+    return f"{before}::{after}"
+
+
+def uuid_text(data: bytes) -> str:
+    """Give a UUID of its sixteen bytes in the binlog."""
+    text = data.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+_PACKED_LENGTH_MASK, _PACKED_RAW_DEFLATE = 0x07, 0x08
+
+
+def unpack_column(data: bytes) -> bytes:
+    """Unpack a value of a COMPRESSED column of MariaDB.
+
+    A byte with the method (high four bits: 0 stored, 8 zlib), whether zlib's own header is left out
+    and how long the length is; the unpacked length, big endian; the data. An empty value is just
+    that (``Field_longstr::uncompress`` in MariaDB's ``sql/field.cc``).
+
+    Raises:
+        ValueError: the value is damaged, or of another method.
+    """
+    if not data:
+        return b""
+    method = data[0] >> 4
+    if method == 0:
+        return data[1:]
+    if method != 8:
+        raise ValueError(f"a COMPRESSED column's value has the unknown method {method}")
+    start = 1 + (data[0] & _PACKED_LENGTH_MASK)
+    length = int.from_bytes(data[1:start], "big")
+    unpacker = zlib.decompressobj(
+        -zlib.MAX_WBITS if data[0] & _PACKED_RAW_DEFLATE else zlib.MAX_WBITS
+    )
+    try:
+        unpacked = unpacker.decompress(data[start:], length + 1)
+    except zlib.error as error:
+        raise ValueError(f"a COMPRESSED column's value cannot be unpacked: {error}") from error
+    if len(unpacked) != length or not unpacker.eof:
+        raise ValueError("a COMPRESSED column's value unpacks to another length than it says")
+    return unpacked
 
 
 _pack_float = struct.Struct("<f").pack

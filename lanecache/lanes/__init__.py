@@ -1,5 +1,6 @@
 """Lanes: "this table becomes these keys". Row changes come in, operations go out; no I/O."""
 
-from lanecache.lanes.mapping import Lanes
+from lanecache.lanes.mapping import Lanes, lanes_of
+from lanecache.lanes.python import ChangeKind, PythonLane, RowChange, lane
 
-__all__ = ["Lanes"]
+__all__ = ["ChangeKind", "Lanes", "PythonLane", "RowChange", "lane", "lanes_of"]

@@ -8,62 +8,101 @@ import msgspec
 
 from lanecache.finding import Finding, fault, warning
 from lanecache.lanes.lane import Lane, ValueKind, nearest
+from lanecache.lanes.values import plain_use
+from lanecache.lanes.where_code import BoundWhere, WhereProblem, bind_where
 from lanecache.row import ColumnForm, ColumnKind, ColumnUse, TableShape
 
 if TYPE_CHECKING:
-    from lanecache.lanes.key import Part
+    from collections.abc import Mapping
+
+    from lanecache.lanes.key import KeyTemplate, Part
+
+
+class BoundKey(msgspec.Struct, frozen=True):
+    """A key template over one shape of a table; ``columns`` are those of its placeholders."""
+
+    template: KeyTemplate
+    prefix: str
+    parts: tuple[Part, ...]
+    columns: tuple[int, ...]
+
+    @property
+    def uses(self) -> tuple[ColumnUse, ...]:
+        """What the key needs of a row image."""
+        return tuple(ColumnUse(index, ColumnForm.TEXT) for index in self.columns)
+
+
+class ValueColumn(msgspec.Struct, frozen=True):
+    """A column of a value, under the name that it has there."""
+
+    index: int
+    name: str
 
 
 class BoundLane(msgspec.Struct, frozen=True):
     """A lane over one shape of a table, its columns found.
 
-    ``reason`` says why it cannot work, and is empty when it can. The indexes are of columns.
+    ``reason`` says why it cannot work, and is empty when it can.
     """
 
     lane: Lane
-    prefix: str
+    prefixes: tuple[str, ...]
     audiences: tuple[int, ...]
     reason: str = ""
     remedy: str = ""
-    key_parts: tuple[Part, ...] = ()
-    key_columns: tuple[int, ...] = ()  # of the placeholders in key_parts, in their order
-    value_columns: tuple[int, ...] = ()
-    prefix_is_own: bool = False  # no other lane's keys can lie below the prefix
+    keys: tuple[BoundKey, ...] = ()
+    invalidates: tuple[BoundKey, ...] = ()
+    value_columns: tuple[ValueColumn, ...] = ()
+    where: BoundWhere | None = None
+    prefixes_are_own: bool = False  # no other lane's keys can lie below them
 
-    def key_uses(self) -> tuple[ColumnUse, ...]:
-        """Give what the key needs of a row image."""
-        return tuple(ColumnUse(index, ColumnForm.TEXT) for index in self.key_columns)
+    @property
+    def name(self) -> str:
+        """Give what logs call the lane."""
+        return self.lane.name
+
+    def before_uses(self) -> tuple[ColumnUse, ...]:
+        """Give what is needed of a before image: all keys, and whether the row is in the lane."""
+        where = self.where.uses if self.where is not None else ()
+        return (*(use for key in (*self.keys, *self.invalidates) for use in key.uses), *where)
 
     def value_uses(self, shape: TableShape) -> tuple[ColumnUse, ...]:
         """Give what the value needs of an after image, in its order.
 
-        An INTEGER column that stands in the key too is wanted once: its ``TEXT`` is an ``int``,
+        An INTEGER column that stands in a key too is wanted once: its ``TEXT`` is an ``int``,
         which JSON writes alike.
         """
-        if self.lane.kind is ValueKind.COLUMN:
-            return tuple(ColumnUse(index, ColumnForm.RAW) for index in self.value_columns)
+        indexes = [column.index for column in self.value_columns]
+        if self.lane.kind in (ValueKind.COLUMN, ValueKind.HASH):
+            return tuple(ColumnUse(index, ColumnForm.RAW) for index in indexes)
+        if self.lane.kind is ValueKind.MSGPACK:
+            return tuple(plain_use(shape, index) for index in indexes)
+        in_keys = {index for key in self.keys for index in key.columns}
         return tuple(
             ColumnUse(
                 index,
                 ColumnForm.TEXT
-                if index in self.key_columns and shape.columns[index].kind is ColumnKind.INTEGER
+                if index in in_keys and shape.columns[index].kind is ColumnKind.INTEGER
                 else ColumnForm.JSON,
             )
-            for index in self.value_columns
+            for index in indexes
         )
 
 
 def bind_lane(
-    lane: Lane, shape: TableShape, audiences: tuple[int, ...], prefix_is_own: bool
+    lane: Lane, shape: TableShape, audiences: tuple[int, ...], prefixes_are_own: bool
 ) -> BoundLane:
     """Find the lane's columns in the table. Column names are compared without regard to case."""
-    prefix = lane.key.prefix_for(shape.schema, shape.table)
+    prefixes = lane.prefixes_for(shape.schema, shape.table)
     by_name = {column.name.lower(): index for index, column in enumerate(shape.columns)}
 
     def cannot(reason: str, remedy: str) -> BoundLane:
-        return BoundLane(lane, prefix, audiences, reason, remedy, prefix_is_own=prefix_is_own)
+        return BoundLane(
+            lane, prefixes, audiences, reason, remedy, prefixes_are_own=prefixes_are_own
+        )
 
-    wanted = [*lane.key.columns, *(lane.columns or ())]
+    in_keys = [name for template in lane.templates for name in template.columns]
+    wanted = [*in_keys, *(each.column for each in lane.columns or ())]
     if lane.kind is ValueKind.COLUMN:
         wanted.append(lane.value_column)
     for name in wanted:
@@ -73,30 +112,65 @@ def bind_lane(
                 f'the table {shape.schema}.{shape.table} has no column "{name}"{hint}',
                 "correct the lane's columns, or add the column to the table",
             )
-    for name in lane.key.columns:
+    for name in in_keys:
         if shape.columns[by_name[name.lower()]].kind is ColumnKind.JSON:
             return cannot(
                 f'the column "{name}" is JSON, whose text is not the same on every read, so that '
                 f"it cannot stand in a key",
                 "make the key of other columns, such as a generated column over the JSON value",
             )
-    value_columns: tuple[int, ...] = ()
-    if lane.kind is ValueKind.COLUMN:
-        value_columns = (by_name[lane.value_column.lower()],)
-    elif lane.kind is ValueKind.JSON and lane.columns is None:
-        value_columns = tuple(range(len(shape.columns)))
-    elif lane.kind is ValueKind.JSON:
-        value_columns = tuple(sorted(by_name[name.lower()] for name in lane.columns or ()))
-    parts = lane.key.resolve(shape.schema, shape.table)
+    where: BoundWhere | None = None
+    if lane.condition is not None:
+        try:
+            where = bind_where(lane.condition, shape)
+        except WhereProblem as problem:
+            return cannot(str(problem), "correct the lane's where")
+    value_columns = _value_columns(lane, shape, by_name)
+    names = [column.name for column in value_columns]
+    if len(set(names)) < len(names):
+        doubled = max(names, key=names.count)
+        return cannot(
+            f'the value would have two fields "{doubled}"', "rename one of them in columns"
+        )
+
+    def bind_key(template: KeyTemplate) -> BoundKey:
+        parts = template.resolve(shape.schema, shape.table)
+        return BoundKey(
+            template=template,
+            prefix=template.prefix_for(shape.schema, shape.table),
+            parts=parts,
+            columns=tuple(by_name[p.name.lower()] for p in parts if not isinstance(p, str)),
+        )
+
     return BoundLane(
         lane=lane,
-        prefix=prefix,
+        prefixes=prefixes,
         audiences=audiences,
-        key_parts=parts,
-        key_columns=tuple(by_name[p.name.lower()] for p in parts if not isinstance(p, str)),
+        keys=tuple(map(bind_key, lane.keys)),
+        invalidates=tuple(map(bind_key, lane.invalidates)),
         value_columns=value_columns,
-        prefix_is_own=prefix_is_own,
+        where=where,
+        prefixes_are_own=prefixes_are_own,
     )
+
+
+def _value_columns(
+    lane: Lane, shape: TableShape, by_name: Mapping[str, int]
+) -> tuple[ValueColumn, ...]:
+    """Give the columns that the value is made of, in table order."""
+
+    def column(name: str, called: str = "") -> ValueColumn:
+        index = by_name[name.lower()]
+        return ValueColumn(index, called or shape.columns[index].name)
+
+    if lane.kind is ValueKind.COLUMN:
+        return (column(lane.value_column),)
+    if not lane.kind.has_names:
+        return ()
+    if lane.columns is None:
+        return tuple(column(each.name) for each in shape.columns)
+    chosen = [column(each.column, each.name) for each in lane.columns]
+    return tuple(sorted(chosen, key=lambda each: each.index))
 
 
 def find_faults(bound: BoundLane, shape: TableShape) -> list[Finding]:
@@ -116,15 +190,19 @@ def find_faults(bound: BoundLane, shape: TableShape) -> list[Finding]:
                 "add a primary key and put its columns into the lane's key",
             )
         ]
-    missing = [shape.columns[i].name for i in shape.primary_key if i not in bound.key_columns]
-    if not missing:
-        return []
-    columns = ", ".join(f'"{column}"' for column in missing)
-    return [
-        warning(
-            f"{name}: the key leaves out {columns} of the primary key, so several rows of {where}"
-            " may share one key, and the last one written stands under it",
-            "put the whole primary key (or a unique key without NULL) into the lane's key, "
-            'or use value = "none"',
+    findings: list[Finding] = []
+    for key in bound.keys:
+        missing = [shape.columns[i].name for i in shape.primary_key if i not in key.columns]
+        if not missing:
+            continue
+        columns = ", ".join(f'"{column}"' for column in missing)
+        which = f'the key "{key.template.text}"' if len(bound.keys) > 1 else "the key"
+        findings.append(
+            warning(
+                f"{name}: {which} leaves out {columns} of the primary key, so several rows of"
+                f" {where} may share one key, and the last one written stands under it",
+                "put the whole primary key (or a unique key without NULL) into the lane's key, "
+                'or use value = "none"',
+            )
         )
-    ]
+    return findings

@@ -59,7 +59,7 @@ class KeyTemplate:
         ConfigError: the template could give one key to two rows, or keys that no target takes.
     """
 
-    __slots__ = ("_encoded", "columns", "parts", "prefix", "separators", "text")
+    __slots__ = ("_encoded", "_made", "columns", "parts", "prefix", "separators", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -81,6 +81,14 @@ class KeyTemplate:
         self._encoded = re.compile(
             f"[{_ALWAYS_ENCODED}{''.join(map(re.escape, sorted(self.separators)))}]"
         )
+        value = f"[^{_ALWAYS_ENCODED.replace('%', '')}{re.escape(''.join(self.separators))}]*"
+        self._made = re.compile(
+            "".join(re.escape(p) if isinstance(p, str) else value for p in self.parts)
+        )
+
+    def makes(self, key: str) -> bool:
+        """Tell whether some row gives this key."""
+        return self._made.fullmatch(key) is not None
 
     def has(self, name: str) -> bool:
         """Tell whether ``@schema`` or ``@table`` stands in the template."""
@@ -137,6 +145,30 @@ class KeyTemplate:
         )
 
 
+def check_prefix(prefix: str) -> None:
+    """Check a prefix that a lane in Python declares, as far as templates' own are checked.
+
+    Raises:
+        ConfigError: keys below it would not be lanecache's alone, or no target takes them.
+    """
+    if not prefix:
+        raise ConfigError("a lane's prefix is empty, so that clearing it would clear everything")
+    if _overlaps_own(prefix):
+        raise ConfigError(
+            f'the prefix "{prefix}" overlaps the "{OWN_PREFIX}" keys that lanecache keeps its own'
+            " state in; choose another prefix"
+        )
+    if _FORBIDDEN_IN_LITERAL.search(prefix):
+        raise ConfigError(
+            f"the prefix {prefix!r} has whitespace or a control character in it, which not every"
+            " cache takes; leave it out"
+        )
+
+
+def _overlaps_own(prefix: str) -> bool:
+    return prefix.startswith(OWN_PREFIX) or OWN_PREFIX.startswith(prefix)
+
+
 _PERCENT_OF: Final[dict[str, str]] = {}
 
 
@@ -191,7 +223,7 @@ def _check(text: str, parts: tuple[Part, ...]) -> None:
             f'the key "{text}" begins with a placeholder; put a literal prefix such as '
             f'"product:" before it, so that clearing the table cannot clear the whole cache'
         )
-    if first.startswith(OWN_PREFIX) or OWN_PREFIX.startswith(first):
+    if _overlaps_own(first):
         raise ConfigError(
             f'the key "{text}" begins with "{first}", which overlaps the "{OWN_PREFIX}" keys '
             f"that lanecache keeps its own state in; choose another prefix"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -10,12 +12,22 @@ from lanecache.errors import ConfigError
 from lanecache.lanes.binding import BoundLane, bind_lane, find_faults
 from lanecache.lanes.compiled import CompiledTable
 from lanecache.lanes.lane import Lane, parse_lane
+from lanecache.lanes.python import (
+    NumberedPythonLane,
+    PythonLane,
+    load_python_lanes,
+    number_python_lane,
+)
+from lanecache.lanes.python_binding import BoundPythonLane
+from lanecache.operation import Clear, Operation
 
 if TYPE_CHECKING:
-    from lanecache.config import LaneConfig
+    from lanecache.config import Config, LaneConfig
     from lanecache.finding import Finding
     from lanecache.operation import OperationSet
     from lanecache.row import TableShape
+
+AnyLane = Lane | NumberedPythonLane
 
 # A database may make and drop tables for ever; what is known of their names is thrown away then.
 _WANTED_TABLES_MAX: Final = 10_000
@@ -25,24 +37,46 @@ _WANTED_TABLES_MAX: Final = 10_000
 _VALUES_VERSION: Final = 1
 
 
+def lanes_of(config: Config) -> Lanes:
+    """Give all lanes of a configuration; the modules of ``[ingest]`` are imported for it.
+
+    Raises:
+        ConfigError: a lane is wrong, or a module cannot be imported.
+    """
+    return Lanes(config.lanes, list(config.sinks), python=load_python_lanes(config.ingest.modules))
+
+
 class Lanes:
     """The lanes of a configuration: a ``TableMapping``.
 
-    What each kind of value does: ``json`` and ``column:NAME`` store on insert and update and delete
-    the key on delete; a NULL in ``column:NAME`` deletes the key, so that reading it is a miss;
-    ``none`` deletes the key on every change. An update that changes the key deletes the old one
-    first.
+    What each kind of value does: ``json``, ``msgpack``, ``hash`` and ``column:NAME`` store on
+    insert and update and delete the key on delete; a NULL in ``column:NAME`` deletes the key, so
+    that reading it is a miss; ``none`` deletes the key on every change. An update that changes a
+    key deletes the old one first. For a lane with a condition (``where``), a row for which it is
+    not true is not there: an update may so be an insert, a delete, or nothing at all. The keys of
+    ``invalidate`` are deleted by every change, whatever the condition says.
 
     Args:
         configs: the ``[[lanes]]`` sections.
         sinks: names of all configured sinks.
+        python: lanes in Python, which come behind those.
+        random: gives numbers from 0 to below 1, for ``ttl_jitter``.
+        clock: gives seconds, for the limits of lanes in Python.
 
     Raises:
         ConfigError: a lane is wrong; ``path`` names the field.
     """
 
-    def __init__(self, configs: Sequence[LaneConfig], sinks: Sequence[str]) -> None:
-        if not configs:
+    def __init__(
+        self,
+        configs: Sequence[LaneConfig],
+        sinks: Sequence[str],
+        *,
+        python: Sequence[PythonLane] = (),
+        random: Callable[[], float] = random.Random().random,  # noqa: B008 one is enough
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not configs and not python:
             raise ConfigError(
                 "no lane is configured, so that nothing would be done; add a [[lanes]] section",
                 path="lanes",
@@ -53,8 +87,14 @@ class Lanes:
                 "section",
                 path="sinks",
             )
-        self.lanes: tuple[Lane, ...] = tuple(
-            parse_lane(config, number, sinks) for number, config in enumerate(configs, start=1)
+        self._random = random
+        self._clock = clock
+        self.lanes: tuple[AnyLane, ...] = (
+            *(parse_lane(config, number, sinks) for number, config in enumerate(configs, start=1)),
+            *(
+                number_python_lane(lane, number, sinks)
+                for number, lane in enumerate(python, start=len(configs) + 1)
+            ),
         )
         groups: dict[tuple[int, ...], list[str]] = {}
         for sink in sinks:
@@ -65,7 +105,7 @@ class Lanes:
             lane.number: tuple(i for i, fed_by in enumerate(groups) if lane.number in fed_by)
             for lane in self.lanes
         }
-        self._own_prefix = {lane.number: self._is_own(lane) for lane in self.lanes}
+        self._own_prefixes = {lane.number: self._are_own(lane) for lane in self.lanes}
         self._wanted: dict[tuple[str, str], bool] = {}
 
     @property
@@ -85,15 +125,33 @@ class Lanes:
 
     def bind(self, shape: TableShape) -> CompiledTable:
         """Compile the lanes of a table for one shape of it. It takes about a millisecond."""
-        return CompiledTable(shape, self._bound(shape))
+        return CompiledTable(shape, self._bound(shape), self._random)
 
     def lane_findings(self, shape: TableShape) -> list[Finding]:
         """Judge the lanes of a table over one shape of it, for ``check``."""
-        return [finding for lane in self._bound(shape) for finding in find_faults(lane, shape)]
+        return [
+            finding
+            for lane in self._bound(shape)
+            for finding in (
+                find_faults(lane, shape) if isinstance(lane, BoundLane) else lane.find_faults()
+            )
+        ]
+
+    def makers(self, operation: Operation, sinks: Sequence[str]) -> tuple[str, ...]:
+        """Give the names of the lanes that may have made an operation for one of these sinks.
+
+        A lane that is declared is known by its key; more than one is given where their keys can be
+        the same, and for a ``Clear`` all that it concerns. One in Python is known by its prefixes.
+        """
+        return tuple(
+            lane.name
+            for lane in self.lanes
+            if not set(lane.sinks).isdisjoint(sinks) and _may_make(lane, operation)
+        )
 
     def prefixes(self, sink: str) -> tuple[str, ...]:
         """Give prefixes that cover every key the lanes can write to a sink."""
-        literal = {lane.key.prefix for lane in self.lanes if sink in lane.sinks}
+        literal = {prefix for lane in self.lanes if sink in lane.sinks for prefix in lane.prefixes}
         return tuple(
             sorted(p for p in literal if not any(p != o and p.startswith(o) for o in literal))
         )
@@ -107,7 +165,7 @@ class Lanes:
             prefix: _signature(
                 lane
                 for lane in self.lanes
-                if sink in lane.sinks and lane.key.text.startswith(prefix)
+                if sink in lane.sinks and any(own.startswith(prefix) for own in lane.prefixes)
             )
             for prefix in self.prefixes(sink)
         }
@@ -115,53 +173,67 @@ class Lanes:
     def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
         """Add a ``Clear`` for every lane of the table; give the prefixes (empty: no lane)."""
         matching = (lane for lane in self.lanes if lane.pattern.matches(schema, table))
-        return self._clear(matching, lambda lane: lane.key.prefix_for(schema, table), into)
+        return self._clear(matching, lambda lane: lane.prefixes_for(schema, table), into)
 
     def clear_schema(self, schema: str, into: Sequence[OperationSet]) -> list[str]:
         """Add a ``Clear`` for every lane that may match a table of the schema."""
         matching = (lane for lane in self.lanes if lane.pattern.matches_schema(schema))
-        return self._clear(matching, lambda lane: lane.key.prefix_for(schema), into)
+        return self._clear(matching, lambda lane: lane.prefixes_for(schema), into)
 
     def clear_all(self, into: Sequence[OperationSet]) -> list[str]:
         """Add a ``Clear`` for every lane."""
-        return self._clear(self.lanes, lambda lane: lane.key.prefix, into)
+        return self._clear(self.lanes, lambda lane: lane.prefixes, into)
 
     def _clear(
         self,
-        lanes: Iterable[Lane],
-        prefix_of: Callable[[Lane], str],
+        lanes: Iterable[AnyLane],
+        prefixes_of: Callable[[AnyLane], Sequence[str]],
         into: Sequence[OperationSet],
     ) -> list[str]:
         done: dict[tuple[int, str], None] = {}
         for lane in lanes:
-            prefix = prefix_of(lane)
-            for audience in self._audiences_of[lane.number]:
-                if (audience, prefix) not in done:
-                    into[audience].clear(prefix)
-                    done[audience, prefix] = None
+            for prefix in prefixes_of(lane):
+                for audience in self._audiences_of[lane.number]:
+                    if (audience, prefix) not in done:
+                        into[audience].clear(prefix)
+                        done[audience, prefix] = None
         return list(dict.fromkeys(prefix for _, prefix in done))
 
-    def _bound(self, shape: TableShape) -> list[BoundLane]:
-        return [
-            bind_lane(lane, shape, self._audiences_of[lane.number], self._own_prefix[lane.number])
-            for lane in self.lanes
-            if lane.pattern.matches(shape.schema, shape.table)
-        ]
+    def _bound(self, shape: TableShape) -> list[BoundLane | BoundPythonLane]:
+        bound: list[BoundLane | BoundPythonLane] = []
+        for lane in self.lanes:
+            if not lane.pattern.matches(shape.schema, shape.table):
+                continue
+            audiences, own = self._audiences_of[lane.number], self._own_prefixes[lane.number]
+            if isinstance(lane, Lane):
+                bound.append(bind_lane(lane, shape, audiences, own))
+            else:
+                bound.append(BoundPythonLane(lane, shape, audiences, own, self._clock))
+        return bound
 
-    def _is_own(self, lane: Lane) -> bool:
+    def _are_own(self, lane: AnyLane) -> bool:
         if "*" in str(lane.pattern):
             return False
-        prefix = lane.key.prefix
         return not any(
-            other.key.prefix.startswith(prefix) or prefix.startswith(other.key.prefix)
+            theirs.startswith(prefix) or prefix.startswith(theirs)
             for other in self.lanes
             if other is not lane
+            for theirs in other.prefixes
+            for prefix in lane.prefixes
         )
 
 
-def _signature(lanes: Iterable[Lane]) -> str:
-    made_by = sorted(
-        repr((str(lane.pattern), lane.key.text, lane.kind.value, lane.value_column, lane.columns))
-        for lane in lanes
-    )
+def _may_make(lane: AnyLane, operation: Operation) -> bool:
+    if isinstance(operation, Clear):
+        return any(
+            prefix.startswith(operation.prefix) or operation.prefix.startswith(prefix)
+            for prefix in lane.prefixes
+        )
+    if isinstance(lane, Lane):
+        return any(template.makes(operation.key) for template in lane.templates)
+    return operation.key.startswith(lane.prefixes)
+
+
+def _signature(lanes: Iterable[AnyLane]) -> str:
+    made_by = sorted(lane.signature for lane in lanes)
     return f"{zlib.crc32(repr((_VALUES_VERSION, made_by)).encode()):08x}"

@@ -158,7 +158,7 @@ class _Parser:
                 while text[pos].isspace():
                     pos += 1
                 raise ConfigError(
-                    f"where has {text[pos:pos + 8]!r} at column {pos + 1}, which is not"
+                    f"where has {text[pos : pos + 8]!r} at column {pos + 1}, which is not"
                     f" understood{_hint(text[pos:])}"
                 )
             kind = match.lastgroup
@@ -167,13 +167,13 @@ class _Parser:
                 kind, token = "keyword", token.upper()
             pos = match.end()
             follows = text[pos : pos + 1]
+            at = match.start(match.lastgroup) + 1
             if kind in ("number", "hex") and (follows.isalnum() or follows in ("_", ".", "'")):
-                if follows:
-                    raise ConfigError(
-                        f"where has {token + follows!r} at column {match.start(match.lastgroup) + 1},"
-                        " which is neither a number nor a name"
-                    )
-            tokens.append(_Token(kind, token, match.start(match.lastgroup) + 1))
+                raise ConfigError(
+                    f"where has {token + follows!r} at column {at}, which is neither a number nor"
+                    " a name"
+                )
+            tokens.append(_Token(kind, token, at))
         tokens.append(_Token("end", "", len(text) + 1))
         return tokens
 

@@ -63,13 +63,9 @@ class BoundWhere(msgspec.Struct, frozen=True):
     @property
     def uses(self) -> tuple[ColumnUse, ...]:
         """What is wanted of both images."""
-        return tuple(
-            dict.fromkeys(plain_use(self.shape, index) for index in self.columns.values())
-        )
+        return tuple(dict.fromkeys(plain_use(self.shape, index) for index in self.columns.values()))
 
-    def source(
-        self, variables: Mapping[ColumnUse, str], constant: Callable[[object], str]
-    ) -> str:
+    def source(self, variables: Mapping[ColumnUse, str], constant: Callable[[object], str]) -> str:
         """Give the Python expression that is true exactly where the condition is.
 
         Args:
@@ -271,9 +267,7 @@ class _Writer:
                     return "False"
                 sign = sign if positive else _OPPOSITE[sign]
                 one, other = self._pair(left, right)
-                return self._guarded(
-                    [left, right], f"{one} {_PYTHON_SIGN.get(sign, sign)} {other}"
-                )
+                return self._guarded([left, right], f"{one} {_PYTHON_SIGN.get(sign, sign)} {other}")
             case In(operand, items):
                 return self._membership(operand, items, positive=positive)
             case Like(operand, pattern):
@@ -319,9 +313,7 @@ class _Writer:
             # bool, int, str and bytes read back from their repr, whatever they hold.
             return self._constant(value) if isinstance(value, Decimal | float) else repr(value)
         variable, kind = self._variable(operand), self._kind_of(operand)
-        if kind is ColumnKind.FLOAT or (
-            kind is ColumnKind.DECIMAL and beside is ColumnKind.FLOAT
-        ):
+        if kind is ColumnKind.FLOAT or (kind is ColumnKind.DECIMAL and beside is ColumnKind.FLOAT):
             return f"float({variable})"
         return f"Decimal({variable})" if kind is ColumnKind.DECIMAL else variable
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import anyio
+from anyio.streams.tls import TLSStream
 from redis.asyncio import Redis as RedisClient
 
 from lanecache.servers.process import Option, PrivateServer, is_root, spell_options
@@ -83,8 +85,8 @@ class Memcached(PrivateServer):
     product = MEMCACHED
 
     def url(self) -> str:
-        """Give the URL for ``[sinks.NAME]``."""
-        return f"memcached://{self.host}:{self.port}"
+        """Give the URL for ``[sinks.NAME]``; with TLS, it still wants ``?ssl_ca_certs=…``."""
+        return f"memcached{'s' if self._tls else ''}://{self.host}:{self.port}"
 
     async def empty(self) -> None:
         """Remove all items."""
@@ -97,16 +99,34 @@ class Memcached(PrivateServer):
             "listen": self.host,
             "memory_limit": 64,
             **({"user": "root"} if is_root() else {}),
+            **self._tls_options(),
             **self.options,
         }
         return spell_options(options, "yes", "no")
+
+    def _tls_options(self) -> dict[str, Option]:
+        files = self.certificates
+        if files is None:
+            return {}
+        return {
+            "enable_ssl": None,
+            "extended": f"ssl_chain_cert={files.server_cert},ssl_key={files.server_key}",
+        }
 
     async def _answers(self) -> bool:
         # Its process id shows that it is not somebody else's server on the same port.
         return (await self._ask(b"stats\r\n")).startswith(b"STAT pid %d\r\n" % (self.pid or 0))
 
     async def _ask(self, command: bytes) -> bytes:
-        async with await anyio.connect_tcp(self.host, self.port) as stream:
+        stream: anyio.abc.ByteStream = await anyio.connect_tcp(self.host, self.port)
+        async with stream:
+            if self.certificates is not None:
+                stream = await TLSStream.wrap(
+                    stream,
+                    hostname=self.host,
+                    ssl_context=ssl.create_default_context(cafile=str(self.certificates.ca)),
+                    standard_compatible=False,
+                )
             await stream.send(command)
             return await _receive(stream)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lanecache.errors import ConfigError
@@ -29,11 +30,25 @@ def make_sink(name: str, config: SinkConfig) -> Sink:
         return MemorySink()
     if scheme in ("redis", "rediss", "unix"):
         return RedisSink(config, name=name)
+    if scheme in ("memcached", "memcacheds"):
+        _require_aiomcache(name)
+        from lanecache.sinks.memcached import MemcachedSink
+
+        return MemcachedSink(config, name=name)
     path = f"sinks.{name}.url"
     raise ConfigError(
         f"{path} = {redact_url(config.url)!r} is of no kind that this version knows: {_SCHEMES}",
         path=path,
     )
+
+
+def _require_aiomcache(name: str) -> None:
+    if find_spec("aiomcache") is None:
+        path = f"sinks.{name}.url"
+        raise ConfigError(
+            f"{path} needs aiomcache, which is not installed: pip install 'lanecache[memcached]'",
+            path=path,
+        )
 
 
 async def check_sink(

@@ -1,0 +1,23 @@
+-- Columns come, go, move and change; tables are renamed, swapped, truncated and dropped.
+CREATE TABLE t (id INT PRIMARY KEY, a VARCHAR(20));
+INSERT INTO t VALUES (1, 'one'), (2, 'two');
+ALTER TABLE t ADD COLUMN first INT DEFAULT 7 FIRST;
+INSERT INTO t VALUES (8, 3, 'three');
+ALTER TABLE t MODIFY a VARCHAR(20) CHARACTER SET latin1 AFTER first;
+UPDATE t SET a = 'zwölf' WHERE id = 2;
+ALTER TABLE t RENAME COLUMN a TO b, MODIFY first BIGINT UNSIGNED;
+INSERT INTO t (first, b, id) VALUES (18446744073709551615, 'x', 4);
+ALTER TABLE t DROP COLUMN first;
+UPDATE t SET b = 'last';
+CREATE TABLE _t_new LIKE t;
+INSERT INTO _t_new SELECT * FROM t;
+RENAME TABLE t TO _t_old, _t_new TO t;
+INSERT INTO t (id, b) VALUES (5, 'five');
+DROP TABLE _t_old;
+CREATE TABLE u (id INT PRIMARY KEY, n INT);
+INSERT INTO u VALUES (1, 1), (2, 2);
+TRUNCATE TABLE u;
+INSERT INTO u VALUES (3, 3);
+CREATE TABLE v (id INT PRIMARY KEY);
+INSERT INTO v VALUES (1);
+DROP TABLE v;

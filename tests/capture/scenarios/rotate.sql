@@ -1,0 +1,9 @@
+-- Three files, with a table map anew in each.
+CREATE TABLE t (id INT PRIMARY KEY, n INT);
+INSERT INTO t VALUES (1, 1);
+FLUSH BINARY LOGS;
+UPDATE t SET n = 2;
+INSERT INTO t VALUES (2, 2);
+FLUSH BINARY LOGS;
+DELETE FROM t WHERE id = 1;
+INSERT INTO t VALUES (3, 3);
