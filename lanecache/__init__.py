@@ -4,7 +4,7 @@ It replicates from the database's binlog and applies each transaction, whole and
 Redis or Valkey. ``start`` runs it inside an async service; ``python -m lanecache`` by itself.
 """
 
-from lanecache.config import Config
+from lanecache.config import Config, SinkConfig
 from lanecache.errors import (
     BinlogError,
     ConfigError,
@@ -20,25 +20,41 @@ from lanecache.errors import (
     SourceUnavailable,
 )
 from lanecache.ingest.server import commit_token
-from lanecache.operation import Clear, Delete, Operation, Position, Set, Sink, Transaction, Version
+from lanecache.operation import (
+    Checkpoint,
+    Clear,
+    Delete,
+    DurableCallback,
+    Operation,
+    Operations,
+    Position,
+    Set,
+    Sink,
+    Transaction,
+    Version,
+)
 from lanecache.service import Service, start
 from lanecache.statistics import Statistics
 
 __all__ = [
     "BinlogError",
+    "Checkpoint",
     "Clear",
     "Config",
     "ConfigError",
     "Delete",
+    "DurableCallback",
     "EventUnknown",
     "LanecacheError",
     "Operation",
+    "Operations",
     "Position",
     "PositionLost",
     "PositionPurged",
     "Service",
     "Set",
     "Sink",
+    "SinkConfig",
     "SinkConflict",
     "SinkError",
     "SinkUnavailable",

@@ -90,6 +90,7 @@ class SinkConfig(_Section, frozen=True):
     queue_bytes_max: int = 32 * 1024 * 1024
     window_bytes_max: int = 4 * 1024 * 1024  # sent and not yet acknowledged
     batch_bytes_max: int = 512 * 1024  # folded into one visible step
+    value_bytes_max: int = 64 * 1024 * 1024  # of a longer one, the key is forgotten instead
     on_lost: Literal["stop", "clear"] = "stop"
     independent: bool = False  # reads the source over a connection of its own
     connect_timeout_s: float = 10.0
@@ -323,8 +324,14 @@ def _check_sinks(sinks: dict[str, SinkConfig]) -> None:
                 f"sinks.{other} and {path} differ only in case or in - and _: rename one",
                 path=path,
             )
-        _check_url(sink.url, f"{path}.url", "redis://host:6379/0")
-        for field in ("queue_bytes_max", "window_bytes_max", "batch_bytes_max"):
+        if not sink.url.startswith("python:"):  # a dotted name follows, which is no URL's
+            _check_url(sink.url, f"{path}.url", "redis://host:6379/0")
+        for field in (
+            "queue_bytes_max",
+            "window_bytes_max",
+            "batch_bytes_max",
+            "value_bytes_max",
+        ):
             _check_bytes(getattr(sink, field), f"{path}.{field}")
         for field in ("connect_timeout_s", "reply_timeout_s", "reconnect_delay_max_s"):
             _check_duration(getattr(sink, field), f"{path}.{field}")

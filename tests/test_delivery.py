@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sink_contract import SOURCE, transaction
+from lanecache.testing.sink_contract import SOURCE, transaction
 
 from lanecache.backoff import Backoff
 from lanecache.config import SinkConfig

@@ -961,3 +961,15 @@ def test_every_key_that_may_be_shared_is_a_warning() -> None:
     found = Lanes([lane(keys=["sku:{name}"])], ["main"]).lane_findings(PRODUCT)
     assert [finding.severity for finding in found] == [Severity.WARNING]
     assert 'the key "sku:{name}" leaves out "id"' in found[0].what
+
+
+def test_lanes_of_some_sinks_keep_their_numbers() -> None:
+    lanes = Lanes([lane(sinks=["a"]), lane("x:{id}"), lane("y:{id}", sinks=["b"])], ["a", "b", "c"])
+    narrowed = lanes.for_sinks(["b"])
+    assert narrowed.names == lanes.names[1:]
+    assert narrowed.audiences == (("b",),)
+    assert narrowed.signatures("b") == lanes.signatures("b")
+    into = [OperationSet()]
+    assert narrowed.clear_all(into) == ["x:", "y:"]
+    with pytest.raises(ConfigError, match=r"no lane writes to sinks\.z"):
+        lanes.for_sinks(["z"])

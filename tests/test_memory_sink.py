@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.operation import Clear, Delete, Set
 from lanecache.sinks.memory import MemorySink

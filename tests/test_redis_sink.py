@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis_fake import Command, FakeRedis
-from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.config import SinkConfig
 from lanecache.errors import ConfigError, SinkConflict, SinkError, SinkUnavailable

@@ -70,8 +70,9 @@ class Laboratory:
             assert list(cached) == ["id", *(f"c{index}" for index in range(len(cases)))]
             assert cached["id"] == key
             for index, (case, text) in enumerate(zip(cases, texts, strict=True)):
-                wanted = case.expected(text)
-                assert cached[f"c{index}"] == wanted, f"{case.declaration} in row {key}"
+                wanted, found = case.expected(text), cached[f"c{index}"]
+                what = f"{case.declaration} in row {key}: {found!r:.300}, not {wanted!r:.300}"
+                assert found == wanted, what
         return lacking
 
 

@@ -115,8 +115,9 @@ class TableMap(msgspec.Struct, frozen=True):
 def parse_table_map(body: bytes, *, mariadb: bool) -> TableMap:
     """Parse the body of a TABLE_MAP event behind its table id and flags.
 
-    ``mariadb`` settles what the two servers do differently: MariaDB counts GEOMETRY among the
-    columns that have a character set, and has types and tables that its binlog does not name.
+    ``mariadb`` settles what the two servers do differently: MariaDB counts GEOMETRY and MySQL
+    VECTOR among the columns that have a character set, and MariaDB has types and tables that its
+    binlog does not name.
 
     Raises:
         BinlogError: the bytes are not a table map.
@@ -242,7 +243,9 @@ def _with_metadata(
             changes[index]["unsigned"] = bool(bits[nth >> 3] << (nth & 7) & 0x80)
 
     character = [
-        i for i, kind in enumerate(of_type) if kind in _CHARACTER or (mariadb and kind == GEOMETRY)
+        i
+        for i, kind in enumerate(of_type)
+        if kind in _CHARACTER or kind == (GEOMETRY if mariadb else VECTOR)
     ]
     for indexes, default, each in (
         (character, _DEFAULT_CHARSET, _COLUMN_CHARSET),

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from lanecache.errors import ConfigError
 from lanecache.lanes.binding import BoundLane, bind_lane, find_faults
 from lanecache.lanes.compiled import CompiledTable
@@ -20,6 +22,7 @@ from lanecache.lanes.python import (
 )
 from lanecache.lanes.python_binding import BoundPythonLane
 from lanecache.operation import Clear, Operation
+from lanecache.statistics import LaneStatistics
 
 if TYPE_CHECKING:
     from lanecache.config import Config, LaneConfig
@@ -89,29 +92,64 @@ class Lanes:
             )
         self._random = random
         self._clock = clock
-        self.lanes: tuple[AnyLane, ...] = (
-            *(parse_lane(config, number, sinks) for number, config in enumerate(configs, start=1)),
-            *(
-                number_python_lane(lane, number, sinks)
-                for number, lane in enumerate(python, start=len(configs) + 1)
+        self._arrange(
+            (
+                *(parse_lane(config, nth, sinks) for nth, config in enumerate(configs, start=1)),
+                *(
+                    number_python_lane(lane, nth, sinks)
+                    for nth, lane in enumerate(python, start=len(configs) + 1)
+                ),
             ),
+            sinks,
         )
+
+    def _arrange(self, lanes: tuple[AnyLane, ...], sinks: Sequence[str]) -> None:
+        self.lanes = lanes
         groups: dict[tuple[int, ...], list[str]] = {}
         for sink in sinks:
-            fed_by = tuple(lane.number for lane in self.lanes if sink in lane.sinks)
+            fed_by = tuple(lane.number for lane in lanes if sink in lane.sinks)
             groups.setdefault(fed_by, []).append(sink)
         self.audiences: tuple[tuple[str, ...], ...] = tuple(map(tuple, groups.values()))
         self._audiences_of = {
             lane.number: tuple(i for i, fed_by in enumerate(groups) if lane.number in fed_by)
-            for lane in self.lanes
+            for lane in lanes
         }
-        self._own_prefixes = {lane.number: self._are_own(lane) for lane in self.lanes}
+        self._own_prefixes = {lane.number: self._are_own(lane) for lane in lanes}
         self._wanted: dict[tuple[str, str], bool] = {}
+
+    def for_sinks(self, sinks: Sequence[str]) -> Lanes:
+        """Give the lanes of some sinks alone, under their own numbers.
+
+        Raises:
+            ConfigError: none of the lanes writes to them.
+        """
+        chosen = tuple(
+            msgspec.structs.replace(lane, sinks=tuple(n for n in sinks if n in lane.sinks))
+            for lane in self.lanes
+            if not set(lane.sinks).isdisjoint(sinks)
+        )
+        if not chosen:
+            raise ConfigError(
+                f"no lane writes to {' or '.join(f'sinks.{name}' for name in sinks)}: remove it,"
+                " or name it in a lane's sinks",
+                path=f"sinks.{sinks[0]}",
+            )
+        narrowed = Lanes.__new__(Lanes)
+        narrowed._random, narrowed._clock = self._random, self._clock
+        narrowed._arrange(chosen, sinks)
+        return narrowed
 
     @property
     def names(self) -> tuple[str, ...]:
         """Give what logs call the lanes, in the order of the configuration."""
         return tuple(lane.name for lane in self.lanes)
+
+    @property
+    def described(self) -> tuple[LaneStatistics, ...]:
+        """Give each lane's table and keys, for people, in the order of their numbers."""
+        return tuple(
+            LaneStatistics(table=str(lane.pattern), key=lane.target) for lane in self.lanes
+        )
 
     def wants(self, schema: str, table: str) -> bool:
         """Tell whether any lane matches the table."""

@@ -235,11 +235,11 @@ def load_python_lanes(modules: Sequence[str]) -> tuple[PythonLane, ...]:
         except ConfigError as error:
             raise ConfigError(f"{path}: the module {name}: {error}", path=path) from error
         except (Exception, SystemExit) as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
+            what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+            missing = isinstance(error, ModuleNotFoundError)
+            remedy = "; it must be installed, or its folder be in PYTHONPATH" if missing else ""
             raise ConfigError(
-                f"{path}: the module {name} cannot be imported ({what}); it must be installed, or"
-                " its folder be in PYTHONPATH",
-                path=path,
+                f"{path}: the module {name} cannot be imported ({what}){remedy}", path=path
             ) from error
         found = {id(each): each for each in vars(module).values() if isinstance(each, PythonLane)}
         if not found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lanecache.errors import ConfigError
 from lanecache.finding import Finding, ok
 from lanecache.redaction import redact_url
+from lanecache.sinks.custom import make_entry_point_sink, make_python_sink
 from lanecache.sinks.memory import MemorySink
 from lanecache.sinks.redis import RedisSink
 from lanecache.sinks.redis_checks import check_redis
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lanecache.config import SinkConfig
     from lanecache.operation import Position, Sink
 
-_SCHEMES = "redis://, rediss://, unix:// and memory:"
+_SCHEMES = "redis://, rediss://, unix://, memcached://, memcacheds:// and memory:"
 
 
 def make_sink(name: str, config: SinkConfig) -> Sink:
@@ -35,6 +36,11 @@ def make_sink(name: str, config: SinkConfig) -> Sink:
         from lanecache.sinks.memcached import MemcachedSink
 
         return MemcachedSink(config, name=name)
+    if scheme == "python":
+        return make_python_sink(name, config)
+    registered = make_entry_point_sink(name, config)
+    if registered is not None:
+        return registered
     path = f"sinks.{name}.url"
     raise ConfigError(
         f"{path} = {redact_url(config.url)!r} is of no kind that this version knows: {_SCHEMES}",
@@ -65,5 +71,9 @@ async def check_sink(
     sink = make_sink(name, config)
     if isinstance(sink, RedisSink):
         return await check_redis(name, config, source)
+    if config.url.lower().startswith("memcached"):
+        from lanecache.sinks.memcached_checks import check_memcached
+
+        return await check_memcached(name, config, source)
     found = ok(f"sink {name} is in this process's memory: its data ends with the process")
     return [found], None

@@ -7,7 +7,7 @@ The keys of one batch are distinct, so the order of the commands inside ``EXEC``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 from urllib.parse import quote
 
@@ -74,6 +74,11 @@ def fold(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]
             for write in operations.writes():
                 folded.add(write)
     return run, folded
+
+
+def value_bytes(value: bytes | Mapping[str, bytes]) -> int:
+    """Count a value's length; of a hash, its parts' together."""
+    return len(value) if isinstance(value, bytes) else sum(map(len, value.values()))
 
 
 def encode_writes(

@@ -30,10 +30,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from lanecache.errors import ConfigError, SinkError, SinkUnavailable
+from lanecache.sinks.redis_address import address_of
 from lanecache.sinks.redis_commands import writer_name
 from lanecache.sinks.redis_protocol import FORBIDDEN, RedisProtocol
 from lanecache.sinks.redis_replies import (
     error_of_cluster,
+    error_of_no_cluster,
     error_of_reply,
     error_of_tls,
     error_of_version,
@@ -62,16 +64,6 @@ class RedisConnection:
     def close(self) -> None:
         """Let go. Idempotent."""
         self.protocol.close()
-
-
-def address_of(url: str) -> str:
-    """Give the address in ``url`` as people write it, without user, password or options."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
-    host = parts.hostname or "localhost"
-    host = f"[{host}]" if ":" in host else host
-    return f"{host}:{parts.port or 6379}{parts.path.rstrip('/')}"
 
 
 def make_login(config: SinkConfig, sink: str) -> AbstractConnection:
@@ -110,8 +102,13 @@ def make_login(config: SinkConfig, sink: str) -> AbstractConnection:
     return login
 
 
-async def connect(config: SinkConfig, sink: str) -> RedisConnection:
+async def connect(config: SinkConfig, sink: str, *, cluster: bool = False) -> RedisConnection:
     """Connect, log in, choose the database, and check that this Redis will do.
+
+    Args:
+        config: URL (of one server) and limits.
+        sink: the sink's name, for messages.
+        cluster: whether it has to be a node of a cluster; else it must not be one.
 
     Raises:
         ConfigError: the URL is wrong.
@@ -142,7 +139,7 @@ async def connect(config: SinkConfig, sink: str) -> RedisConnection:
     )
     connection = RedisConnection(protocol, writer)
     try:
-        await _check_server(protocol, where, sink)
+        await _check_server(protocol, where, sink, cluster=cluster)
     except BaseException:
         connection.close()
         raise
@@ -226,13 +223,33 @@ async def read_bytes(protocol: RedisProtocol, key: str) -> bytes | None:
     return value
 
 
-async def _check_server(protocol: RedisProtocol, where: str, sink: str) -> None:
+async def refuse_replica(protocol: RedisProtocol, where: str, sink: str) -> None:
+    """Make sure that this server takes writes, where it lets itself be asked.
+
+    Raises:
+        SinkUnavailable: it is a replica.
+    """
+    answer = await protocol.try_ask("INFO", "replication")
+    if answer is not FORBIDDEN and parse_info(answer).get("role") == "slave":
+        raise error_of_reply("READONLY its role is replica", where, sink)
+
+
+async def longest_value_bytes(protocol: RedisProtocol) -> int | None:
+    """Ask for the longest argument that the server takes; ``None`` where it does not say."""
+    answer = await protocol.try_ask("CONFIG", "GET", "proto-max-bulk-len")
+    if isinstance(answer, list) and len(answer) == 2 and answer[1].isdigit():
+        return int(answer[1])
+    return None
+
+
+async def _check_server(protocol: RedisProtocol, where: str, sink: str, *, cluster: bool) -> None:
     answer = await protocol.try_ask("INFO", "server")
     if answer is FORBIDDEN:
         return  # every command that is needed has been there since 6.2
     fields = parse_info(answer)
-    if fields.get("redis_mode") == "cluster":
-        raise error_of_cluster(where, sink)
+    in_cluster = fields.get("redis_mode") == "cluster"
+    if in_cluster != cluster:
+        raise error_of_cluster(where, sink) if in_cluster else error_of_no_cluster(where, sink)
     refusal = error_of_version(fields.get("redis_version", ""), where, sink)
     if refusal is not None:
         raise refusal

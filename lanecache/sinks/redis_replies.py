@@ -16,6 +16,9 @@ COMMANDS_NEEDED = (
 )
 """What the user that lanecache logs in as needs, as ``ACL SETUSER`` takes it."""
 
+CLUSTER_COMMANDS_NEEDED = COMMANDS_NEEDED + " +cluster|slots +cluster|nodes +asking +hmget +hdel"
+"""The same for a Redis Cluster."""
+
 _RETRYABLE = {
     "LOADING": "is loading its data set",
     "OOM": "is full (maxmemory): raise maxmemory or set an eviction policy",
@@ -29,10 +32,7 @@ _RETRYABLE = {
     "UNKILLABLE": "is busy with a script that has written",
 }
 
-_CLUSTER = (
-    "is a node of a Redis Cluster, where a transaction cannot be whole across slots: "
-    "use a Redis that is not in cluster mode"
-)
+_CLUSTER = "is a node of a Redis Cluster: write its URL as redis+cluster://"
 
 
 def is_forbidden(text: str) -> bool:
@@ -75,6 +75,11 @@ def error_of_reply(text: str, where: str, sink: str = "") -> SinkError:
         )
     if kind in ("MOVED", "ASK", "CROSSSLOT"):
         return SinkError(f"Redis at {where} {_CLUSTER}", sink=sink)
+    if "SELECT is not allowed in cluster mode" in text:
+        return SinkError(
+            f"Redis at {where} is a cluster, which has no database numbers: leave the number out",
+            sink=sink,
+        )
     if "DB index is out of range" in text:
         return SinkError(
             f"Redis at {where} has no database of that number: correct the number in the URL",
@@ -118,6 +123,13 @@ def error_of_version(version: str, where: str, sink: str = "") -> SinkError | No
         return None
     return SinkError(
         f"Redis at {where} is version {version}; 6.2 or newer is needed: upgrade it", sink=sink
+    )
+
+
+def error_of_no_cluster(where: str, sink: str = "") -> SinkError:
+    """Refuse a single server in place of a cluster."""
+    return SinkError(
+        f"Redis at {where} is not in cluster mode: write its URL as redis://", sink=sink
     )
 
 

@@ -44,6 +44,9 @@ from lanecache.servers import (
     find_programs,
 )
 
+# So that a sink's own tests say what differed.
+pytest.register_assert_rewrite("lanecache.testing.sink_contract")
+
 Server = TypeVar("Server", bound=PrivateServer)
 DatabaseChoice = tuple[type[DatabaseServer], str | None]  # None: none is installed
 

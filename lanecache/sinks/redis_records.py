@@ -1,0 +1,132 @@
+"""Positions in a Redis Cluster: what each slot and each node has applied. A core.
+
+In every slot there may be one hash, whose key has a tag that puts it there. Its field ``slot`` is
+the checkpoint of the last write to that slot, in the same ``EXEC``. Its field ``node``, in two
+slots of each primary, is the checkpoint up to which all of that node's slots have been written;
+``nodes`` lists those slots, and ``begun`` how far a transaction that is written in many pieces may
+have come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from lanecache.operation import Checkpoint, Position
+from lanecache.sinks.redis_commands import Piece, pack_command
+from lanecache.sinks.redis_slots import record_key
+
+SLOT, NODE, NODES, BEGUN = "slot", "node", "nodes", "begun"
+
+
+class Record(NamedTuple):
+    """What one slot holds of a source."""
+
+    slot: Checkpoint | None
+    node: Checkpoint | None
+    nodes: tuple[int, ...]
+    begun: Checkpoint | None
+
+
+class Standing(NamedTuple):
+    """Where a cluster stands as a whole.
+
+    ``checkpoint`` is applied everywhere; ``None`` where a node has lost its position, or there is
+    none. ``ahead`` are the slots that have gone beyond it, and ``horizon`` is the furthest that any
+    has come: between the two, values of different times may stand beside each other.
+    """
+
+    checkpoint: Checkpoint | None
+    ahead: Mapping[int, Position]
+    horizon: Position | None
+    stale: tuple[int, ...]  # slots whose node record is not in use any more
+
+
+def read_command(slot: int, source: str) -> Piece:
+    """Ask for a slot's record."""
+    return Piece(pack_command(("HMGET", record_key(slot, source), SLOT, NODE, NODES, BEGUN)), 1)
+
+
+def parse_record(fields: Sequence[Any]) -> Record | None:
+    """Read what ``read_command`` brought.
+
+    Raises:
+        ValueError: it is not a record that this version understands.
+    """
+    slot, node, nodes, begun = fields
+    if slot is None and node is None:
+        return None
+    return Record(
+        Checkpoint.decode(slot) if slot is not None else None,
+        Checkpoint.decode(node) if node is not None else None,
+        tuple(msgspec.json.decode(nodes, type=list[int])) if nodes is not None else (),
+        Checkpoint.decode(begun) if begun is not None else None,
+    )
+
+
+def slot_command(slot: int, checkpoint: Checkpoint) -> bytes:
+    """Store that a slot has been written up to a checkpoint."""
+    short = msgspec.structs.replace(checkpoint, lanes={})
+    return pack_command(("HSET", record_key(slot, checkpoint.source), SLOT, short.encode()))
+
+
+def node_command(slot: int, checkpoint: Checkpoint, nodes: Sequence[int]) -> Piece:
+    """Store that a node has been written up to a checkpoint, in one of its slots."""
+    key = record_key(slot, checkpoint.source)
+    fields = (NODE, checkpoint.encode(), NODES, msgspec.json.encode(nodes))
+    return Piece(pack_command(("HSET", key, *fields)), 1)
+
+
+def begun_command(slot: int, checkpoint: Checkpoint) -> Piece:
+    """Store that values up to a checkpoint may be seen before its node stands there."""
+    key = record_key(slot, checkpoint.source)
+    short = msgspec.structs.replace(checkpoint, lanes={})
+    return Piece(pack_command(("HSET", key, BEGUN, short.encode())), 1)
+
+
+def forget_node_command(slot: int, source: str) -> Piece:
+    """Take away a node's position from a slot that does not speak for it any more."""
+    return Piece(pack_command(("HDEL", record_key(slot, source), NODE, NODES, BEGUN)), 1)
+
+
+def newest(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Give the one that has come furthest."""
+    found = checkpoints[0]
+    for each in checkpoints[1:]:
+        if each.position.covers(found.position) and (
+            each.position != found.position or each.version > found.version
+        ):
+            found = each
+    return found
+
+
+def stand(records: Mapping[int, Record]) -> Standing:
+    """Tell from all records where the cluster stands."""
+    nodes = {slot: record for slot, record in records.items() if record.node is not None}
+    if not nodes:
+        return Standing(None, {}, None, ())
+    furthest = newest([record.node for record in nodes.values() if record.node is not None])
+    listed = next(record.nodes for record in nodes.values() if record.node is furthest)
+    stale = tuple(slot for slot in nodes if slot not in listed)
+    least = furthest
+    for slot in listed:
+        record = nodes.get(slot)
+        if record is None or record.node is None:
+            return Standing(None, {}, None, stale)  # a node came back without its data
+        if not record.node.position.covers(least.position):
+            if not least.position.covers(record.node.position):
+                return Standing(None, {}, None, stale)
+            least = record.node
+    marks = [record.begun for record in records.values() if record.begun is not None]
+    ahead = {
+        slot: record.slot.position
+        for slot, record in records.items()
+        if record.slot is not None and not least.position.covers(record.slot.position)
+    }
+    marks += [record.slot for slot, record in records.items() if slot in ahead and record.slot]
+    beyond = [mark for mark in marks if not least.position.covers(mark.position)]
+    horizon = newest(beyond).position if beyond else None
+    # The newest lanes and writer, at the position that holds everywhere.
+    return Standing(least, ahead, horizon, stale)

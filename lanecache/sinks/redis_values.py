@@ -1,0 +1,64 @@
+"""Values that are too long: their keys are forgotten instead, counted and logged (law 1). A core."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from lanecache.operation import Delete, Set
+from lanecache.sinks.redis_commands import value_bytes
+
+logger = logging.getLogger("lanecache.sinks.redis")
+
+# What Redis says of an argument beyond its ``proto-max-bulk-len``, before it hangs up.
+_REFUSAL = "invalid bulk length"
+
+
+class ValueLimit:
+    """How long a value may be: as configured, or less where the server takes less.
+
+    Args:
+        bytes_max: ``value_bytes_max`` of the sink.
+        sink: the sink's name, for messages.
+    """
+
+    def __init__(self, bytes_max: int, sink: str) -> None:
+        self.bytes_max = bytes_max
+        self.invalidated = 0
+        self._sink = sink
+        self._longest_bytes = 0  # of those that were let through
+
+    def lower(self, bytes_max: int | None) -> None:
+        """Take note of what the server says that it takes, if it said so."""
+        if bytes_max is not None:
+            self.bytes_max = min(self.bytes_max, bytes_max)
+
+    def learn(self, error: Exception | None) -> None:
+        """Learn from the end of a connection: where a value was refused, it was the longest."""
+        if error is not None and _REFUSAL in str(error) and self._longest_bytes:
+            self.bytes_max = min(self.bytes_max, self._longest_bytes - 1)
+            self._longest_bytes = 0
+
+    def fit(self, writes: Iterable[Set | Delete]) -> list[Set | Delete]:
+        """Give the writes with the values that are too long turned into ``Delete``."""
+        return [self._fit(write) for write in writes]
+
+    def _fit(self, write: Set | Delete) -> Set | Delete:
+        if isinstance(write, Delete):
+            return write
+        length = value_bytes(write.value)
+        if length <= self.bytes_max:
+            self._longest_bytes = max(self._longest_bytes, length)
+            return write
+        self.report(write.key)
+        return Delete(write.key)
+
+    def report(self, key: str) -> None:
+        """Count and log a key that is forgotten for its value's length."""
+        self.invalidated += 1
+        logger.warning(
+            "sink %s: the value of %s is longer than %d bytes; the key is forgotten",
+            self._sink,
+            key,
+            self.bytes_max,
+        )
