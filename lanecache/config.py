@@ -184,7 +184,7 @@ def load_config(
         )
     overlay_environment(data, Config, ours)
     check_shape(data, Config)
-    _begin_files_early(data["source"], given=not isinstance(source, Config))
+    _begin_files_early(data["source"])
     config = msgspec.convert(data, Config)
     _check_source(config.source)
     _check_sinks(config.sinks)
@@ -200,14 +200,13 @@ def load_config(
     return msgspec.structs.replace(config, source=named)
 
 
-def _begin_files_early(source: dict[str, Any], *, given: bool) -> None:
+def _begin_files_early(source: dict[str, Any]) -> None:
     """Let files be read from their beginning: what they hold lies before any "latest".
 
-    ``given`` tells whether a ``start`` that is there was written down, and is no default.
+    Only where nothing is said: a ``Config`` always says something.
     """
-    start = "" if given else "latest"
-    if source["url"].startswith("file:") and source.get("start", start) == start:
-        source["start"] = "earliest"
+    if source["url"].startswith("file:"):
+        source.setdefault("start", "earliest")
 
 
 def source_name(source: SourceConfig) -> str:

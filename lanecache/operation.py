@@ -50,7 +50,7 @@ class Version(msgspec.Struct, frozen=True, order=True, gc=False):
     origin: int
 
 
-class Position(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in a source's binlog, always at the end of a transaction.
 
     ``gtids`` is everything executed up to here where the server has GTIDs, else ``None``; ``file``
@@ -268,7 +268,7 @@ def operation_size_bytes(operation: Set | Delete) -> int:
     return size
 
 
-class Transaction(msgspec.Struct, frozen=True):
+class Transaction(msgspec.Struct, frozen=True, gc=False):
     """The operations of one source transaction: the unit of visibility everywhere.
 
     ``position`` is where the source stands after it; ``committed_at`` is the source's commit time

@@ -7,6 +7,7 @@ bytes that are no such event.
 
 from __future__ import annotations
 
+import functools
 import struct
 from uuid import UUID
 
@@ -62,7 +63,7 @@ class Rotate(msgspec.Struct, frozen=True):
     offset: int
 
 
-class TransactionStart(msgspec.Struct, frozen=True):
+class TransactionStart(msgspec.Struct, frozen=True, gc=False):
     """A GTID event of either server.
 
     ``gtid`` is ``None`` for MySQL's anonymous transactions; ``standalone`` says that no COMMIT or
@@ -74,7 +75,7 @@ class TransactionStart(msgspec.Struct, frozen=True):
     committed_at: float
 
 
-class Query(msgspec.Struct, frozen=True):
+class Query(msgspec.Struct, frozen=True, gc=False):
     """A statement, and the schema that was current when it ran."""
 
     schema: str
@@ -137,6 +138,11 @@ def parse_execute_load_query(body: bytes) -> Query:
     return parse_query(body[:13] + body[26:])
 
 
+@functools.lru_cache(maxsize=64)
+def _uuid_text(data: bytes) -> str:
+    return str(UUID(bytes=data))
+
+
 def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
     """Parse a GTID or ANONYMOUS_GTID body of MySQL."""
     if len(body) < 25:
@@ -146,7 +152,7 @@ def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
     if len(body) >= 49:  # since MySQL 8.0.1: logical clock, then the commit's time
         committed_us = int.from_bytes(body[42:49], "little") & ((1 << 55) - 1)
     return TransactionStart(
-        gtid=None if anonymous else MysqlGtid(str(UUID(bytes=body[1:17])), "", number),
+        gtid=None if anonymous else MysqlGtid(_uuid_text(body[1:17]), "", number),
         standalone=False,
         committed_at=committed_us / 1e6,
     )

@@ -55,11 +55,14 @@ _ROWS_COMPRESSED = frozenset(
 )
 _ROWS_FRONT_BYTES = 8  # table id and flags
 _HEAD = frozenset({b.FORMAT_DESCRIPTION, b.MARIADB_START_ENCRYPTION})
+# The CRC-32 of any bytes that their own CRC-32 stands behind.
+_CHECKSUM_RESIDUE = 0x2144DF1C
+_GTIDS = frozenset({b.GTID, b.ANONYMOUS_GTID, b.GTID_TAGGED, b.MARIADB_GTID})
 _HEARTBEATS = frozenset({b.HEARTBEAT, b.HEARTBEAT_V2})
 _MEASURE_BYTES = 1 << 32  # next_position has 32 bits
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """A transaction is whole: its net effect for each audience, and where the source stands now.
 
     ``invalidated`` says that it was rolled back (in whole or to a savepoint) although it is in the
@@ -197,7 +200,7 @@ class Decoder:
     def _walk(self, block: Block, *, inner: bool) -> Iterator[Output]:
         """Walk a block; ``inner`` events have no checksum and no position of their own."""
         data = block.data
-        unpack, counts = b.unpack_header, self.counts
+        unpack, counts, crc32, view = b.unpack_header, self.counts, zlib.crc32, memoryview(data)
         if block.oversized_bytes:
             yield from self._oversized(block, inner=inner)
             return
@@ -208,13 +211,13 @@ class Decoder:
             if kind != b.FORMAT_DESCRIPTION and not inner:
                 if self._checksummed:
                     stop = end - b.CHECKSUM_BYTES
-                    if not _checksum_matches(data, start, stop):
+                    if crc32(view[start:end]) != _CHECKSUM_RESIDUE:
                         raise BinlogError(
                             f"the checksum of the event at {self.where} does not match its bytes",
                             file=self._file,
                             offset=self._offset,
                         )
-                elif not self._described and _checksum_matches(data, start, end - 4):
+                elif not self._described and crc32(view[start:end]) == _CHECKSUM_RESIDUE:
                     # The ROTATE that opens a dump comes before the event that says so.
                     stop = end - b.CHECKSUM_BYTES
             if not inner and not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
@@ -239,8 +242,12 @@ class Decoder:
             elif kind == b.XID:
                 yield self._commit(timestamp)
             elif kind == b.QUERY:
-                yield from self._query(b.parse_query(body), timestamp)
-            elif kind in (b.GTID, b.ANONYMOUS_GTID, b.GTID_TAGGED, b.MARIADB_GTID):
+                query = b.parse_query(body)
+                if query.sql == b"BEGIN":
+                    self._open = True
+                else:
+                    yield from self._query(query, timestamp)
+            elif kind in _GTIDS:
                 yield from self._begin(kind, body, server_id)
             elif kind == b.ROTATE:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
@@ -356,7 +363,9 @@ class Decoder:
             invalidated=self._rolled_back,
         )
         self.counts.transactions += 1
-        self._ends_at = msgspec.structs.replace(committed.position, resume=None)
+        self._ends_at = committed.position
+        if self._ends_at.resume is not None:
+            self._ends_at = msgspec.structs.replace(self._ends_at, resume=None)
         self._open = False
         self._start = None
         self._operations = self._nothing()
@@ -530,11 +539,6 @@ class Decoder:
                         reason=f"the effect of a statement is not known: {text}",
                     )
                 )
-
-
-def _checksum_matches(data: bytes, start: int, stop: int) -> bool:
-    stored = int.from_bytes(data[stop : stop + b.CHECKSUM_BYTES], "little")
-    return zlib.crc32(memoryview(data)[start:stop]) == stored
 
 
 # Inside a transaction: what they mean is in other statements and events.
