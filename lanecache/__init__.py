@@ -20,6 +20,7 @@ from lanecache.errors import (
     SourceUnavailable,
 )
 from lanecache.ingest.server import commit_token
+from lanecache.lanes import ChangeKind, RowChange, lane
 from lanecache.operation import (
     Checkpoint,
     Clear,
@@ -38,6 +39,7 @@ from lanecache.statistics import Statistics
 
 __all__ = [
     "BinlogError",
+    "ChangeKind",
     "Checkpoint",
     "Clear",
     "Config",
@@ -51,6 +53,7 @@ __all__ = [
     "Position",
     "PositionLost",
     "PositionPurged",
+    "RowChange",
     "Service",
     "Set",
     "Sink",
@@ -65,5 +68,6 @@ __all__ = [
     "Transaction",
     "Version",
     "commit_token",
+    "lane",
     "start",
 ]

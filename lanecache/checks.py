@@ -14,12 +14,11 @@ from lanecache.ingest.file_checks import check_files, check_stored_file_position
 from lanecache.ingest.files import is_file_url
 from lanecache.ingest.schema import table_shape
 from lanecache.ingest.server import Server
-from lanecache.lanes.mapping import Lanes
+from lanecache.lanes.mapping import AnyLane, Lanes, lanes_of
 from lanecache.sinks.make import check_sink, make_sink
 
 if TYPE_CHECKING:
     from lanecache.config import Config
-    from lanecache.lanes.lane import Lane
 
 
 async def check_all(config: Config) -> list[Finding]:
@@ -28,7 +27,7 @@ async def check_all(config: Config) -> list[Finding]:
     Raises:
         ConfigError: a lane or a URL is wrong in itself.
     """
-    lanes = Lanes(config.lanes, list(config.sinks))
+    lanes = lanes_of(config)
     in_files = is_file_url(config.source.url)
     if not in_files:
         parse_source_url(config.source.url)
@@ -104,7 +103,7 @@ async def _check_lanes_in_files(config: Config, lanes: Lanes) -> list[Finding]:
     return findings
 
 
-def _no_table(lane: Lane, tables: Sequence[tuple[str, str]]) -> Finding:
+def _no_table(lane: AnyLane, tables: Sequence[tuple[str, str]]) -> Finding:
     what = f"{lane.name}: no table {lane.pattern} is there, or the user may not see it"
     if not tables:
         return fault(what, f"GRANT SELECT ON {lane.pattern} to the user")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from lanecache.statistics import LaneStatistics
 
 if TYPE_CHECKING:
-    from lanecache.config import LaneConfig
     from lanecache.row import Problem
 
 logger = logging.getLogger("lanecache.lanes")
@@ -24,7 +23,7 @@ _REASONS_MAX = 200
 class Invalidations:
     """Counts invalidations by lane and reason, and logs each reason now and then."""
 
-    def __init__(self, lanes: Sequence[LaneConfig]) -> None:
+    def __init__(self, lanes: Sequence[LaneStatistics]) -> None:
         self._lanes = lanes
         self._counts: dict[str, Counter[str]] = {}
         self._logged_at: dict[tuple[str, str], float] = {}
@@ -58,7 +57,7 @@ class Invalidations:
             for number, lane in enumerate(self._lanes, start=1)
         )
 
-    def _of(self, lane: LaneConfig, number: int) -> dict[str, int]:
+    def _of(self, lane: LaneStatistics, number: int) -> dict[str, int]:
         found: Counter[str] = Counter()
         for name, reasons in self._counts.items():
             if name in ("", lane.table) or name.startswith(f"lane {number} "):

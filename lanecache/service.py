@@ -20,13 +20,13 @@ import msgspec
 from lanecache.checks import check_lanes
 from lanecache.config import Config, load_config
 from lanecache.delivery import Delivery
-from lanecache.errors import ConfigError, LanecacheError, SourceError
+from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
 from lanecache.ingest.files import is_file_url
 from lanecache.invalidations import Invalidations
-from lanecache.lanes.mapping import Lanes
+from lanecache.lanes.mapping import lanes_of
 from lanecache.operation import Position, Sink
 from lanecache.pipeline import Pipeline
 from lanecache.sinks.make import make_sink
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from lanecache.config import LaneConfig
 
 logger = logging.getLogger("lanecache")
 
@@ -74,7 +73,8 @@ class Service:
         self._config = config
         self._once = once
         self._files = is_file_url(config.source.url)
-        self._invalidations = Invalidations(config.lanes)
+        self._lanes = lanes_of(config)
+        self._invalidations = Invalidations(self._lanes.described)
         self._deliveries: dict[str, Delivery] = {}
         self._views: dict[str, SinkView] = {}
         writer = secrets.token_hex(8)
@@ -100,7 +100,7 @@ class Service:
         if not own_server_id:
             source = msgspec.structs.replace(config.source, server_id=None)
             config = msgspec.structs.replace(config, source=source)
-        lanes = Lanes(_lanes_of(config.lanes, names), names)
+        lanes = self._lanes.for_sinks(names)
         signatures = {name: lanes.signatures(name) for name in names}
         deliveries = {}
         for name in names:
@@ -272,8 +272,7 @@ class Service:
         if self._judged.is_set():
             return
         try:
-            lanes = Lanes(self._config.lanes, list(self._config.sinks))
-            for finding in await check_lanes(self._config, lanes):
+            for finding in await check_lanes(self._config, self._lanes):
                 if finding.severity is not Severity.OK:
                     logger.warning("%s; %s", finding.what, finding.remedy)
         except SourceError as error:
@@ -289,22 +288,6 @@ class Service:
     async def _tell_streaming(self) -> None:
         await self._wait_started()
         self._streaming.set()
-
-
-def _lanes_of(lanes: Sequence[LaneConfig], names: Sequence[str]) -> list[LaneConfig]:
-    """Give the lanes that have one of these sinks, without their other sinks."""
-    found = []
-    for lane in lanes:
-        sinks = [name for name in names if lane.sinks is None or name in lane.sinks]
-        if sinks:
-            found.append(msgspec.structs.replace(lane, sinks=sinks))
-    if not found:
-        raise ConfigError(
-            f"no lane writes to {' or '.join(f'sinks.{name}' for name in names)}: remove it, or"
-            " name it in a lane's sinks",
-            path=f"sinks.{names[0]}",
-        )
-    return found
 
 
 class Starting:

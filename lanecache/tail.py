@@ -57,7 +57,7 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         lanes,
         outlets,
         lanes={name: {} for name in config.sinks},
-        report=Invalidations(config.lanes).report,
+        report=Invalidations(lanes.described).report,
     )
     failures: list[Exception] = []
     async with anyio.create_task_group() as group:

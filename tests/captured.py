@@ -9,6 +9,7 @@ JSON has, with whether the cache holds the row (it may always forget one) or not
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,7 +81,13 @@ _KEPT = ("position", "gtids", "committed_at", "operation", "key", "prefix", "val
 def parsed(lines: Iterable[str]) -> list[dict[str, Any]]:
     """Read lines that tail printed, without what they say of this configuration."""
     found = [json.loads(line) for line in lines]
-    return [{name: line[name] for name in _KEPT if name in line} for line in found]
+    kept = [{name: line[name] for name in _KEPT if name in line} for line in found]
+    # The clears of a transaction come first and in no certain order.
+    return [
+        line
+        for _, group in itertools.groupby(kept, key=lambda line: line["position"])
+        for line in sorted(group, key=lambda line: line.get("prefix", "\uffff"))
+    ]
 
 
 def final_state(operations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

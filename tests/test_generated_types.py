@@ -14,8 +14,8 @@ from typelab import Laboratory, laboratory
 
 from lanecache.testing.plugin import NewDatabase
 
-# More of them, and others each time, are found with LANECACHE_EXAMPLES=1000.
-EXAMPLES = int(os.environ.get("LANECACHE_EXAMPLES", "150"))
+# More of them, and others each time, are found with GENERATED_EXAMPLES=1000.
+EXAMPLES = int(os.environ.get("GENERATED_EXAMPLES", "150"))
 
 IMAGES = ["FULL", "MINIMAL", "NOBLOB"]
 
@@ -146,7 +146,7 @@ def test_generated_rows_are_cached_as_select_gives_them(new_database: NewDatabas
 
             @settings(
                 max_examples=EXAMPLES,
-                derandomize="LANECACHE_EXAMPLES" not in os.environ,
+                derandomize="GENERATED_EXAMPLES" not in os.environ,
                 database=None,
                 deadline=None,
                 phases=[Phase.generate, Phase.shrink],

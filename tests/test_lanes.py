@@ -47,7 +47,9 @@ PRODUCT = TableShape(
 Row = tuple[object, ...]
 
 
-def lane(key: str | None = "product:{id}", table: str = "shop.product", **rest: object) -> LaneConfig:
+def lane(
+    key: str | None = "product:{id}", table: str = "shop.product", **rest: object
+) -> LaneConfig:
     return LaneConfig(table=table, key=key, **rest)  # type: ignore[arg-type]
 
 
@@ -675,14 +677,6 @@ def test_columns_are_renamed_and_may_stand_twice(value: str) -> None:
     )
     assert list(found) == ["id", "price_eur", "cost"]
     assert found["price_eur"] == found["cost"] == "1.50"
-
-
-def test_two_fields_of_one_name_are_a_problem_of_the_lane() -> None:
-    shape = TableShape("shop", "product", (Column("a", ColumnKind.TEXT), *PRODUCT.columns))
-    table = Table(lane(columns=[{"Name": "a"}, "name"][::-1][:1] + [{"x": "a"}]), shape=shape)
-    assert table.bound.problems == ()
-    with pytest.raises(ConfigError, match="twice"):
-        Lanes([lane(columns=["name", {"Name": "a"}])], ["main"])
 
 
 # Several keys, other keys, conditions, time to live.

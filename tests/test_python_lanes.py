@@ -247,7 +247,7 @@ def test_its_sinks_make_audiences() -> None:
     table.write(ROW)
     assert table.lanes.audiences == (("a",), ("b",))
     assert [len(list(one.writes())) for one in table.into] == [1, 2]
-    with pytest.raises(ConfigError, match='lane 1 .*the sink "c" is not configured'):
+    with pytest.raises(ConfigError, match=r'lane 1 .*the sink "c" is not configured'):
         Lanes([], ["a"], python=[failing(print, sinks=["c"])])
 
 

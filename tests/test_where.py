@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -202,9 +203,11 @@ def test_what_is_no_condition_is_refused_with_its_place(text: str, message: str)
 def test_any_text_is_a_condition_or_a_config_error(text: str) -> None:
     try:
         condition = parse_where(text)
+    except ConfigError as error:
+        assert "\n" not in str(error)  # noqa: PT017 which texts are refused is not known here
+        return
+    with suppress(WhereProblem):
         bind_where(condition, SHAPE).matcher()
-    except (ConfigError, WhereProblem) as error:
-        assert "\n" not in str(error) or "\n" in text
 
 
 @pytest.mark.parametrize(
@@ -343,14 +346,10 @@ def predicates(draw: st.DrawFn) -> Case:
             sql_like(left(row), pattern)
         )
     if which == 4 and numeric:
-        return f"{word}{left_text}", lambda row: signed(
-            sql_compare("!=", left(row), Decimal(0))
-        )
+        return f"{word}{left_text}", lambda row: signed(sql_compare("!=", left(row), Decimal(0)))
     sign = draw(st.sampled_from(sorted(COMPARE)))
     right_text, right = other()
-    return f"{left_text} {sign} {right_text}", lambda row: sql_compare(
-        sign, left(row), right(row)
-    )
+    return f"{left_text} {sign} {right_text}", lambda row: sql_compare(sign, left(row), right(row))
 
 
 def _joined(word: str, combine: Callable[[list[Truth]], Truth]) -> Callable[[list[Case]], Case]:

@@ -12,6 +12,7 @@ from base64 import b64encode
 
 from lanecache.ingest.values import (
     binary_decimal_text,
+    decimal_size_bytes,
     double_text,
     json_text,
 )
@@ -42,14 +43,17 @@ class _Document:
     __slots__ = ("_left",)
 
     def __init__(self, size: int) -> None:
-        # Every value takes at least one byte of a valid document.
+        # Every value takes at least one byte of a valid document, and texts share none.
         self._left = size
+
+    def _take(self, size_bytes: int) -> None:
+        self._left -= size_bytes
+        if self._left < 0:
+            raise ValueError("a JSON document refers to the same bytes again and again")
 
     def value(self, kind: int, data: bytes, start: int, end: int, depth: int) -> str:
         """Give the text of the value of type ``kind`` that begins at ``start``."""
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError("a JSON document refers to the same bytes again and again")
+        self._take(1)
         if depth > _DEPTH_MAX:
             raise ValueError(f"a JSON document is deeper than {_DEPTH_MAX}")
         if kind <= _LARGE_ARRAY:
@@ -61,11 +65,11 @@ class _Document:
         if kind == _DOUBLE:
             return double_text(float(_unpack("<d", data, start, end)))
         if kind == _STRING:
-            return json_text(_variable(data, start, end)[0].decode("utf-8"))
+            return json_text(self._variable(data, start, end).decode("utf-8"))
         if kind == _OPAQUE:
             if start >= end:
                 raise ValueError("a JSON document is cut off")
-            return _opaque(data[start], _variable(data, start + 1, end)[0])
+            return _opaque(data[start], self._variable(data, start + 1, end))
         raise ValueError(f"JSON value type {kind} is not known")
 
     def _container(self, kind: int, data: bytes, start: int, end: int, depth: int) -> str:
@@ -92,6 +96,7 @@ class _Document:
                 length = int(_unpack("<H", data, at + width, end))
                 if start + offset + length > end:
                     raise ValueError("a JSON key lies outside its object")
+                self._take(length)
                 key = data[start + offset : start + offset + length].decode("utf-8")
                 text = f"{json_text(key)}:{text}"
             parts.append(text)
@@ -109,6 +114,22 @@ class _Document:
         offset = int(_unpack("<I" if large else "<H", data, at, end))
         return self.value(kind, data, start + offset, end, depth + 1)
 
+    def _variable(self, data: bytes, start: int, end: int) -> bytes:
+        """Read bytes behind their length in seven-bit groups, lowest first, at most five."""
+        length = 0
+        for nth in range(5):
+            if start + nth >= end:
+                break
+            byte = data[start + nth]
+            length |= (byte & 0x7F) << 7 * nth
+            if not byte & 0x80:
+                first = start + nth + 1
+                if first + length > end:
+                    break
+                self._take(length)
+                return data[first : first + length]
+        raise ValueError("a JSON string is longer than its document")
+
 
 def _literal(data: bytes) -> str:
     if not data or data[0] >= len(_LITERALS):
@@ -123,27 +144,14 @@ def _unpack(layout: str, data: bytes, start: int, end: int) -> int | float:
     return value
 
 
-def _variable(data: bytes, start: int, end: int) -> tuple[bytes, int]:
-    """Read bytes behind their length in seven-bit groups, lowest first, at most five."""
-    length = 0
-    for nth in range(5):
-        if start + nth >= end:
-            break
-        byte = data[start + nth]
-        length |= (byte & 0x7F) << 7 * nth
-        if not byte & 0x80:
-            first = start + nth + 1
-            if first + length > end:
-                break
-            return data[first : first + length], first + length
-    raise ValueError("a JSON string is longer than its document")
-
-
 def _opaque(kind: int, data: bytes) -> str:
     if kind == _TYPE_DECIMAL:
         if len(data) < 2:
             raise ValueError("a JSON decimal is cut off")
-        return binary_decimal_text(data[2:], data[0], data[1])
+        precision, scale = data[0], data[1]
+        if scale > precision or len(data) - 2 != decimal_size_bytes(precision, scale):
+            raise ValueError("a JSON decimal is not as long as its digits take")
+        return binary_decimal_text(data[2:], precision, scale)
     if kind in (_TYPE_DATE, _TYPE_TIME, _TYPE_DATETIME, _TYPE_TIMESTAMP):
         if len(data) != 8:
             raise ValueError("a JSON time is not eight bytes long")

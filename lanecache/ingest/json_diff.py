@@ -54,6 +54,8 @@ def apply_json_diff(before: bytes | None, diff: bytes) -> str:
 
 
 def _part(diff: bytes, pos: int) -> tuple[bytes, int]:
+    if pos >= len(diff):
+        raise ValueError("a JSON difference is cut off")
     length, pos = packed_int(diff, pos)
     part = diff[pos : pos + length]
     if len(part) != length:

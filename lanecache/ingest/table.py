@@ -314,6 +314,8 @@ def _primary_key(fields: dict[int, bytes], count: int) -> tuple[int, ...]:
 
 def packed_int(data: bytes, pos: int) -> tuple[int, int]:
     """Read a length-encoded integer at ``pos``; give it and the position behind it."""
+    if pos >= len(data):
+        raise ValueError("a length-encoded integer is cut off")
     first = data[pos]
     if first < 0xFB:
         return first, pos + 1

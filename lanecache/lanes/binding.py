@@ -126,12 +126,6 @@ def bind_lane(
         except WhereProblem as problem:
             return cannot(str(problem), "correct the lane's where")
     value_columns = _value_columns(lane, shape, by_name)
-    names = [column.name for column in value_columns]
-    if len(set(names)) < len(names):
-        doubled = max(names, key=names.count)
-        return cannot(
-            f'the value would have two fields "{doubled}"', "rename one of them in columns"
-        )
 
     def bind_key(template: KeyTemplate) -> BoundKey:
         parts = template.resolve(shape.schema, shape.table)

@@ -37,6 +37,8 @@ _DEPTH_MAX: Final = 50
 # Above what any column holds (65 digits; 1.8e308), and below what is slow to compute with.
 _DIGITS_MAX: Final = 400
 
+_SHOWN_MAX: Final = 40  # characters of a token, in a message
+
 _TOKEN: Final = re.compile(
     r"""\s*(?:
         (?P<hex>[xX]'[^']*')
@@ -195,7 +197,9 @@ class _Parser:
 
     def _fail(self, wanted: str) -> NoReturn:
         token = self._token
-        found = "it ends" if token.kind == "end" else f'it has "{token.text}"'
+        shown = " ".join(token.text.split())
+        shown = f"{shown[:_SHOWN_MAX]}…" if len(shown) > _SHOWN_MAX else shown
+        found = "it ends" if token.kind == "end" else f'it has "{shown}"'
         raise ConfigError(f"where needs {wanted} at column {token.at}, where {found}")
 
     # The grammar.

@@ -199,9 +199,8 @@ class RedisCluster:
 class _SentinelNode(Redis):
     """One Sentinel: a ``redis-server --sentinel`` with a file of its own to write to."""
 
-    def __init__(self, series: str | None, watched: Redis, lines: list[str]) -> None:
-        super().__init__(series)
-        self.product = watched.product
+    def __init__(self, watched: Redis, lines: list[str]) -> None:
+        super().__init__()
         self.program = watched.program
         self._watched = watched
         self._lines = lines
@@ -271,9 +270,7 @@ class RedisSentinel:
             if self._sentinel_password:
                 lines.append(f"requirepass {self._sentinel_password}")
                 lines.append(f"sentinel sentinel-pass {self._sentinel_password}")
-            self.sentinels = [
-                _SentinelNode(primary.program.series, primary, lines) for _ in range(3)
-            ]
+            self.sentinels = [_SentinelNode(primary, lines) for _ in range(3)]
             for sentinel in self.sentinels:
                 await sentinel.start()
             await self.wait_watched()
@@ -320,9 +317,11 @@ class RedisSentinel:
         async def watched() -> bool:
             for sentinel in self.sentinels:
                 state = await self._ask(sentinel, "SENTINEL", "MASTER", "main")
-                fields = dict(zip(map(_text, state[::2]), map(_text, state[1::2]), strict=True)
-                              if isinstance(state, list) else
-                              ((_text(k), _text(v)) for k, v in state.items()))
+                fields = dict(
+                    zip(map(_text, state[::2]), map(_text, state[1::2]), strict=True)
+                    if isinstance(state, list)
+                    else ((_text(k), _text(v)) for k, v in state.items())
+                )
                 if fields["num-slaves"] != "1" or fields["num-other-sentinels"] != "2":
                     return False
                 if fields["flags"] != "master":
@@ -346,7 +345,7 @@ async def _is_primary(node: Redis) -> bool:
 
 async def _slots(node: Redis) -> list[Any]:
     async with node.client() as client:
-        connection = await client.connection_pool.get_connection()
+        connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.send_command("CLUSTER", "SLOTS")
             answer: list[Any] = await connection.read_response()

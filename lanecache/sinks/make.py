@@ -11,7 +11,8 @@ from lanecache.redaction import redact_url
 from lanecache.sinks.custom import make_entry_point_sink, make_python_sink
 from lanecache.sinks.memory import MemorySink
 from lanecache.sinks.redis import RedisSink
-from lanecache.sinks.redis_checks import check_redis
+from lanecache.sinks.redis_checks import check_redis, check_redis_cluster
+from lanecache.sinks.redis_cluster import RedisClusterSink
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -29,8 +30,10 @@ def make_sink(name: str, config: SinkConfig) -> Sink:
     scheme = config.url.partition(":")[0].lower()
     if scheme == "memory":
         return MemorySink()
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
         return RedisSink(config, name=name)
+    if scheme in ("redis+cluster", "rediss+cluster"):
+        return RedisClusterSink(config, name=name)
     if scheme in ("memcached", "memcacheds"):
         _require_aiomcache(name)
         from lanecache.sinks.memcached import MemcachedSink
@@ -71,6 +74,8 @@ async def check_sink(
     sink = make_sink(name, config)
     if isinstance(sink, RedisSink):
         return await check_redis(name, config, source)
+    if isinstance(sink, RedisClusterSink):
+        return await check_redis_cluster(name, config, source)
     if config.url.lower().startswith("memcached"):
         from lanecache.sinks.memcached_checks import check_memcached
 

@@ -42,6 +42,7 @@ class MemcachedProtocol(asyncio.Protocol):
         self._where = where
         self._sink = sink
         self._reply_timeout_s = reply_timeout_s
+        self._encrypted = transport.get_extra_info("sslcontext") is not None
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Exchange] = deque()
         self._unread = b""
@@ -67,7 +68,13 @@ class MemcachedProtocol(asyncio.Protocol):
         self._pending.append(Exchange(reply))
         if self._timer is None:
             self._timer = self._loop.call_later(self._reply_timeout_s, self._check_time)
-        self._transport.write(commands + BARRIER)
+        if self._encrypted and commands:
+            # memcached 1.6.18 stops reading with a rest of a TLS record in hand, and goes on when
+            # more comes: the barrier in a record of its own is what makes it go on.
+            self._transport.write(commands)
+            self._transport.write(BARRIER)
+        else:
+            self._transport.write(commands + BARRIER)
         return reply
 
     async def failed(self) -> SinkError:

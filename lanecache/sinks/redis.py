@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,32 +25,36 @@ from lanecache.operation import (
     Checkpoint,
     Delete,
     DurableCallback,
-    Operations,
     Set,
     Transaction,
     Version,
     operation_size_bytes,
 )
+from lanecache.sinks.redis_address import TargetKind, address_of, parse_target
 from lanecache.sinks.redis_commands import (
     POSITION_PREFIX,
     Piece,
+    common_prefix,
     encode_forget,
     encode_writes,
     escape_glob,
-    fold,
+    fold_run,
     position_key,
 )
 from lanecache.sinks.redis_connection import (
     STILL_S,
     RedisConnection,
-    address_of,
     connect,
     end_earlier_writers,
+    longest_value_bytes,
     make_login,
     read_bytes,
     read_when_still,
+    refuse_replica,
 )
 from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
+from lanecache.sinks.redis_sentinel import find_primary
+from lanecache.sinks.redis_values import ValueLimit
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -65,6 +69,8 @@ _POSITION_PREFIX_BYTES = POSITION_PREFIX.encode()
 class RedisSink:
     """Apply transactions to one Redis (6.2 or newer) or Valkey: ``redis``, ``rediss``, ``unix``.
 
+    With ``redis+sentinel`` Sentinels say, at each opening, which server is the primary.
+
     Follows :class:`lanecache.operation.Sink`. The checkpoint is at ``lanecache:position:SOURCE``.
 
     Args:
@@ -76,10 +82,14 @@ class RedisSink:
     """
 
     def __init__(self, config: SinkConfig, *, name: str = "redis") -> None:
-        make_login(config, name)
         self.name = name
-        self.address = address_of(config.url)
+        self._target = parse_target(config.url, name)
+        urls = [self._target.url_of(address) for address in self._target.addresses]
+        for url in urls or [config.url]:
+            make_login(msgspec.structs.replace(config, url=url), name)
+        self.address = self._target.shown
         self._config = config
+        self._values = ValueLimit(config.value_bytes_max, name)
         self._connection: RedisConnection | None = None
         self._source = ""
         self._writer = ""
@@ -102,8 +112,10 @@ class RedisSink:
         """
         await self.close()
         self._source, self._writer, self._durable = source, writer, durable
-        connection = await connect(self._config, self.name)
+        connection = await connect(await self._locate(), self.name)
         try:
+            await refuse_replica(connection.protocol, self.address, self.name)
+            self._values.lower(await longest_value_bytes(connection.protocol))
             checkpoint = await self._take_over(connection.protocol)
         except BaseException:
             connection.close()
@@ -119,7 +131,7 @@ class RedisSink:
             SinkError: Redis refused for good.
         """
         protocol = self._protocol()
-        for transactions, operations in self._fold(run):
+        for transactions, operations in fold_run(run, self._config.batch_bytes_max):
             last = transactions[-1]
             if operations.spilled:
                 await self._apply_spilled(protocol, last)
@@ -127,8 +139,7 @@ class RedisSink:
             if operations.clears():
                 await protocol.turn()
                 await protocol.drained()
-                for prefix in operations.clears():
-                    await self._clear(protocol, prefix)
+                await self._clear(protocol, operations.clears())
             await self._execute(
                 protocol, operations.writes(), operations.size_bytes, last, len(transactions)
             )
@@ -158,7 +169,22 @@ class RedisSink:
         except SinkError:
             logger.debug("sink %s: closing a connection that had failed", self.name)
         finally:
+            self._values.learn(connection.protocol.error)
             connection.close()
+
+    @property
+    def invalidated(self) -> int:
+        """How many values were turned into invalidations of their keys."""
+        return self._values.invalidated
+
+    async def _locate(self) -> SinkConfig:
+        """Give the configuration with the URL of the server to write to."""
+        if self._target.kind is TargetKind.ONE:
+            return self._config
+        address = await find_primary(self._target, self._config, self.name)
+        url = self._target.url_of(address)
+        self.address = address_of(url)
+        return msgspec.structs.replace(self._config, url=url)
 
     def _protocol(self) -> RedisProtocol:
         if self._connection is None:
@@ -245,27 +271,6 @@ class RedisSink:
 
     # Applying.
 
-    def _fold(
-        self, run: Sequence[Transaction]
-    ) -> Iterator[tuple[Sequence[Transaction], Operations]]:
-        """Cut a run into steps: folded plain transactions, or one with clears or spilled."""
-        size_max = self._config.batch_bytes_max
-        first = 0
-        size = 0
-        for index, transaction in enumerate(run):
-            operations = transaction.operations
-            apart = operations.spilled or bool(operations.clears())
-            if index > first and (apart or size + operations.size_bytes > size_max):
-                yield fold(run[first:index])
-                first, size = index, 0
-            if apart:
-                yield (transaction,), operations
-                first = index + 1
-            else:
-                size += operations.size_bytes
-        if first < len(run):
-            yield fold(run[first:])
-
     async def _execute(
         self,
         protocol: RedisProtocol,
@@ -281,8 +286,7 @@ class RedisSink:
         if count:
             stored = Checkpoint.of(last, self._writer)
             checkpoint = (position_key(self._source), stored.encode())
-        if not isinstance(writes, Sequence):
-            writes = list(writes)
+        writes = self._values.fit(writes)
 
         def done(errors: list[str]) -> None:
             if errors:
@@ -292,7 +296,7 @@ class RedisSink:
                 self._claimed = last.version
                 self._durable(count)
 
-        pieces = encode_writes(writes, checkpoint=checkpoint, oversized=self._oversized)
+        pieces = encode_writes(writes, checkpoint=checkpoint, oversized=self._values.report)
         batch = protocol.begin(done)
         try:
             piece = next(pieces)
@@ -321,37 +325,38 @@ class RedisSink:
         )
         protocol.fail(error_of_reply(errors[0], self.address, self.name))
 
-    def _oversized(self, key: str) -> None:
-        logger.warning(
-            "sink %s: the value of %s is longer than Redis takes (512 MB); the key is forgotten",
-            self.name,
-            key,
-        )
+    async def _clear(self, protocol: RedisProtocol, prefixes: Sequence[str]) -> None:
+        """Unlink every key that begins with a prefix, positions excepted; nothing is under way.
 
-    async def _clear(self, protocol: RedisProtocol, prefix: str) -> None:
-        """Unlink every key that begins with ``prefix``, positions excepted; nothing is under way.
-
+        However many prefixes, it is one walk: what it takes from the stream is bounded by the
+        number of keys. The next page is asked for with the keys of the last one still on their way.
         ``SCAN`` gives every key that is there from its begin to its end (redis.io/commands/scan).
         """
-        pattern = escape_glob(prefix)
+        pattern = escape_glob(common_prefix(prefixes))
+        encoded = tuple(prefix.encode() for prefix in prefixes)
         cursor: bytes = b"0"
         while True:
             answer: Any = (
                 await protocol.ask("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
             )[0]
             cursor, keys = answer
-            doomed = [key for key in keys if not key.startswith(_POSITION_PREFIX_BYTES)]
+            doomed = [
+                key
+                for key in keys
+                if key.startswith(encoded) and not key.startswith(_POSITION_PREFIX_BYTES)
+            ]
             for piece in encode_forget(doomed):
-                await protocol.call(piece)
+                self._checked(protocol, piece)
             if cursor == b"0":
-                return
+                break
+        await protocol.drained()
 
     async def _apply_spilled(self, protocol: RedisProtocol, transaction: Transaction) -> None:
         operations = transaction.operations
         await protocol.turn()
         await protocol.drained()
-        for prefix in operations.clears():
-            await self._clear(protocol, prefix)
+        if operations.clears():
+            await self._clear(protocol, operations.clears())
         for piece in encode_forget(write.key for write in operations.writes()):
             await protocol.room(len(piece.data), self._config.window_bytes_max)
             self._checked(protocol, piece)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lanecache.errors import SinkError
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.operation import Checkpoint, Position
+from lanecache.sinks.redis_address import TargetKind, address_of, parse_target, spell
+from lanecache.sinks.redis_cluster import read_records
 from lanecache.sinks.redis_commands import position_key
-from lanecache.sinks.redis_connection import address_of, connect, parse_info, read_bytes
+from lanecache.sinks.redis_connection import connect, parse_info, read_bytes
+from lanecache.sinks.redis_nodes import RedisNodes
 from lanecache.sinks.redis_protocol import FORBIDDEN, RedisProtocol
-from lanecache.sinks.redis_replies import COMMANDS_NEEDED
+from lanecache.sinks.redis_records import stand
+from lanecache.sinks.redis_replies import CLUSTER_COMMANDS_NEEDED, COMMANDS_NEEDED
+from lanecache.sinks.redis_sentinel import find_primary
+from lanecache.sinks.redis_slots import SLOTS
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
 
 _GRANT = f"ACL SETUSER <user> ~* {COMMANDS_NEEDED}"
+_CLUSTER_GRANT = f"ACL SETUSER <user> ~* {CLUSTER_COMMANDS_NEEDED}, on every node"
 
 
 async def check_redis(
@@ -27,16 +36,62 @@ async def check_redis(
         ConfigError: the URL is wrong.
         SinkError: it cannot be reached or will not do; nothing was changed.
     """
+    target = parse_target(config.url, name)
+    findings: list[Finding] = []
+    if target.kind is TargetKind.SENTINEL:
+        url = target.url_of(await find_primary(target, config, name))
+        config = msgspec.structs.replace(config, url=url)
+        findings.append(
+            ok(f"sink {name}: the Sentinels name {address_of(url)} as {target.primary_name}")
+        )
     connection = await connect(config, name)
     try:
         protocol = connection.protocol
-        findings = [ok(f"sink {name}: connected to Redis at {address_of(config.url)}")]
+        findings.append(ok(f"sink {name}: connected to Redis at {address_of(config.url)}"))
         findings += await _check_settings(protocol, name)
         findings.append(await _check_clients(protocol, name))
         finding, position = await _check_position(protocol, name, source)
         return [*findings, finding], position
     finally:
         connection.close()
+
+
+async def check_redis_cluster(
+    name: str, config: SinkConfig, source: str
+) -> tuple[list[Finding], Position | None]:
+    """Check every primary of a cluster, and the stored position; gives that position.
+
+    Raises:
+        ConfigError: the URL is wrong.
+        SinkError: a primary cannot be reached or will not do; nothing was changed.
+    """
+    target = parse_target(config.url, name)
+    nodes = RedisNodes(target, config, name)
+    try:
+        await nodes.connect(target.addresses)
+        count = len(nodes.protocols)
+        findings = [
+            ok(f"sink {name}: connected to {count} primaries of the Redis Cluster, all slots held")
+        ]
+        for address, protocol in nodes.protocols.items():
+            label = f"{name} at {spell(address)}"
+            findings += await _check_settings(protocol, label)
+            findings.append(await _check_clients(protocol, label, _CLUSTER_GRANT))
+        records = await read_records(nodes, source, range(SLOTS), name)
+        checkpoint = stand(records).checkpoint
+    finally:
+        nodes.close()
+    if checkpoint is not None:
+        text = f"sink {name}: source {source!r} has been applied up to {checkpoint.position}"
+        return [*findings, ok(text)], checkpoint.position
+    if records:
+        finding = fault(
+            f"sink {name}: a node of the cluster has lost the position of source {source!r}, and so"
+            " its data",
+            f'set sinks.{name}.on_lost = "clear", or fill the cluster again',
+        )
+        return [*findings, finding], None
+    return [*findings, _no_position(name, source)], None
 
 
 async def _check_settings(protocol: RedisProtocol, name: str) -> list[Finding]:
@@ -75,12 +130,12 @@ async def _check_settings(protocol: RedisProtocol, name: str) -> list[Finding]:
     return findings
 
 
-async def _check_clients(protocol: RedisProtocol, name: str) -> Finding:
+async def _check_clients(protocol: RedisProtocol, name: str, grant: str = _GRANT) -> Finding:
     if await protocol.try_ask("CLIENT", "LIST") is FORBIDDEN:
         return warning(
             f"sink {name}: the user may not list and end connections, so that each start waits"
             " until the position stands still",
-            _GRANT,
+            grant,
         )
     return ok(f"sink {name}: the user may end the connections of an earlier writer")
 
@@ -91,11 +146,7 @@ async def _check_position(
     key = position_key(source)
     stored = await read_bytes(protocol, key)
     if stored is None:
-        finding = ok(
-            f"sink {name}: no position is stored for source {source!r}: the first start clears the"
-            " lanes' keys and begins at source.start"
-        )
-        return finding, None
+        return _no_position(name, source), None
     try:
         checkpoint = Checkpoint.decode(stored)
     except ValueError as error:
@@ -105,3 +156,10 @@ async def _check_position(
         ) from None
     position = checkpoint.position
     return ok(f"sink {name}: source {source!r} has been applied up to {position}"), position
+
+
+def _no_position(name: str, source: str) -> Finding:
+    return ok(
+        f"sink {name}: no position is stored for source {source!r}: the first start clears the"
+        " lanes' keys and begins at source.start"
+    )

@@ -61,6 +61,15 @@ def escape_glob(prefix: str) -> str:
     return "".join("\\" + char if char in "*?[\\" else char for char in prefix) + "*"
 
 
+def common_prefix(prefixes: Sequence[str]) -> str:
+    """Give the longest text that all prefixes begin with."""
+    first, last = min(prefixes), max(prefixes)
+    length = next(
+        (index for index, char in enumerate(first) if char != last[index : index + 1]), len(first)
+    )
+    return first[:length]
+
+
 def fold(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]:
     """Fold the operations of plain transactions (no clears) into one set; one is left as it is."""
     if len(run) == 1:
@@ -74,6 +83,32 @@ def fold(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]
             for write in operations.writes():
                 folded.add(write)
     return run, folded
+
+
+def fold_run(
+    run: Sequence[Transaction], size_max: int
+) -> Iterator[tuple[Sequence[Transaction], Operations]]:
+    """Cut a run into steps: folded plain transactions, or one with clears or spilled.
+
+    Args:
+        run: transactions in their order.
+        size_max: how many bytes of operations are folded into one step.
+    """
+    first = 0
+    size = 0
+    for index, transaction in enumerate(run):
+        operations = transaction.operations
+        apart = operations.spilled or bool(operations.clears())
+        if index > first and (apart or size + operations.size_bytes > size_max):
+            yield fold(run[first:index])
+            first, size = index, 0
+        if apart:
+            yield (transaction,), operations
+            first = index + 1
+        else:
+            size += operations.size_bytes
+    if first < len(run):
+        yield fold(run[first:])
 
 
 def value_bytes(value: bytes | Mapping[str, bytes]) -> int:

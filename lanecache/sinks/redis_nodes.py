@@ -19,12 +19,12 @@ from lanecache.errors import SinkError, SinkUnavailable
 from lanecache.sinks.redis_address import Address, Target, spell
 from lanecache.sinks.redis_commands import Piece, pack_command
 from lanecache.sinks.redis_connection import RedisConnection, connect, end_earlier_writers
-from lanecache.sinks.redis_protocol import RedisProtocol
 from lanecache.sinks.redis_replies import error_of_reply
 from lanecache.sinks.redis_slots import parse_redirect, parse_slots
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
+    from lanecache.sinks.redis_protocol import RedisProtocol
 
 # Pieces for one node are sent together: less is done for each.
 _CALL_BYTES_MAX = 256 * 1024
@@ -111,25 +111,6 @@ class RedisNodes:
         for protocol in self.protocols.values():
             fenced = await end_earlier_writers(protocol, source) and fenced
         return fenced
-
-    async def view(self) -> list[Address]:
-        """Ask every node who has the slots; they have to agree.
-
-        Raises:
-            SinkUnavailable: they do not, a slot has no primary, or one is not connected.
-        """
-        views = [
-            parse_slots((await protocol.ask("CLUSTER", "SLOTS"))[0], address)
-            for address, protocol in self.protocols.items()
-        ]
-        if any(view != views[0] for view in views[1:]):
-            raise self._unavailable("does not agree on who has which slot")
-        owners = [owner for owner in views[0] if owner is not None]
-        if len(owners) != len(views[0]):
-            raise self._unavailable("has slots without a primary")
-        if not set(owners) <= self.protocols.keys():
-            raise self._unavailable("has changed its primaries")
-        return owners
 
     async def open_slots(self) -> list[str]:
         """List the marks of slots that are on their way from one node to another."""
@@ -228,29 +209,54 @@ class RedisNodes:
 
     async def _connect_from(self, seed: Address) -> None:
         await self._connect_to(seed)
+        answer = (await self._protocol(seed).ask("CLUSTER", "SLOTS"))[0]
+        owners = {owner for owner in parse_slots(answer, seed) if owner is not None}
+        for address in owners - self._connections.keys():
+            await self._connect_to(address)
+        if seed not in owners:
+            # A replica, or a node without slots: it is not written to.
+            self._connections.pop(seed).close()
+        await self.agree()
+
+    async def agree(self) -> list[Address]:
+        """Wait until all nodes agree on who has the slots, and take that over.
+
+        Raises:
+            SinkUnavailable: they do not within ``connect_timeout_s``.
+        """
         loop = asyncio.get_running_loop()
         until_at = loop.time() + self._config.connect_timeout_s
         while True:
-            answer = (await self._protocol(seed).ask("CLUSTER", "SLOTS"))[0]
-            owners = {owner for owner in parse_slots(answer, seed) if owner is not None}
-            for address in owners - self._connections.keys():
-                await self._connect_to(address)
-            for address in self._connections.keys() - owners:
-                if address != seed:
-                    self._connections.pop(address).close()
-            if seed not in owners and owners:
-                # A replica, or a node without slots; its view counts as little as it writes.
-                self._connections.pop(seed).close()
-                seed = min(owners)
             try:
-                self.owners = await self.view()
+                owners = await self._view()
             except SinkUnavailable:
-                if loop.time() >= until_at:
+                if self.error is not None or loop.time() >= until_at:
                     raise
                 await asyncio.sleep(_AGREE_PAUSE_S)
-            else:
+                continue
+            if owners != self.owners:
+                self.owners = owners
                 self.version += 1
-                return
+            return list(owners)
+
+    async def _view(self) -> list[Address]:
+        """Ask every node who has the slots; they have to agree.
+
+        Raises:
+            SinkUnavailable: they do not, a slot has no primary, or one is not connected.
+        """
+        views = [
+            parse_slots((await protocol.ask("CLUSTER", "SLOTS"))[0], address)
+            for address, protocol in self.protocols.items()
+        ]
+        if not views or any(view != views[0] for view in views[1:]):
+            raise self._unavailable("does not agree on who has which slot")
+        owners = [owner for owner in views[0] if owner is not None]
+        if len(owners) != len(views[0]):
+            raise self._unavailable("has slots without a primary")
+        if not set(owners) <= self.protocols.keys():
+            raise self._unavailable("has changed its primaries")
+        return owners
 
     async def _connect_to(self, address: Address) -> None:
         config = msgspec.structs.replace(self._config, url=self._target.url_of(address))
@@ -260,9 +266,7 @@ class RedisNodes:
             await end_earlier_writers(connection.protocol, self._fenced_for)
 
     def _unavailable(self, what: str) -> SinkUnavailable:
-        return SinkUnavailable(
-            f"the Redis Cluster at {self._target.shown} {what}", sink=self._sink
-        )
+        return SinkUnavailable(f"the Redis Cluster at {self._target.shown} {what}", sink=self._sink)
 
 
 def _first_error(replies: Sequence[Any]) -> hiredis.ReplyError | None:

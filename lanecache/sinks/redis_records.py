@@ -40,7 +40,7 @@ class Standing(NamedTuple):
 
     checkpoint: Checkpoint | None
     ahead: Mapping[int, Position]
-    horizon: Position | None
+    horizon: Checkpoint | None
     stale: tuple[int, ...]  # slots whose node record is not in use any more
 
 
@@ -127,6 +127,5 @@ def stand(records: Mapping[int, Record]) -> Standing:
     }
     marks += [record.slot for slot, record in records.items() if slot in ahead and record.slot]
     beyond = [mark for mark in marks if not least.position.covers(mark.position)]
-    horizon = newest(beyond).position if beyond else None
-    # The newest lanes and writer, at the position that holds everywhere.
+    horizon = newest(beyond) if beyond else None
     return Standing(least, ahead, horizon, stale)

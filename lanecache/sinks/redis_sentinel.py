@@ -36,7 +36,7 @@ async def find_primary(target: Target, config: SinkConfig, sink: str) -> Address
     if target.sentinel_tls:
         arguments |= {"ssl": True}
         arguments |= {key: value for key, value in target.options if key.startswith("ssl_")}
-    sentinel = Sentinel(list(target.addresses), sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
+    sentinel = Sentinel(list(target.addresses), sentinel_kwargs=arguments)
     where = ", ".join(map(spell, target.addresses))
     try:
         async with asyncio.timeout(config.connect_timeout_s):

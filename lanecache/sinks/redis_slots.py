@@ -9,11 +9,13 @@ from __future__ import annotations
 import binascii
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lanecache.operation import Delete, Set
-from lanecache.sinks.redis_address import Address
 from lanecache.sinks.redis_commands import POSITION_PREFIX
+
+if TYPE_CHECKING:
+    from lanecache.operation import Delete, Set
+    from lanecache.sinks.redis_address import Address
 
 SLOTS = 16384
 

@@ -1,4 +1,4 @@
-"""Values that are too long: their keys are forgotten instead, counted and logged (law 1). A core."""
+"""Values that are too long: their keys are forgotten, counted and logged (law 1). A core."""
 
 from __future__ import annotations
 
