@@ -199,6 +199,8 @@ class MysqlGtidSet(GtidSet):
                 # A variable-length number below 64 is one byte, shifted left by one.
                 size = data[offset] >> 1
                 tag = bytes(data[offset + 1 : offset + 1 + size]).decode("ascii")
+                if tag and not _TAG.fullmatch(tag):
+                    raise ValueError(f"an encoded GTID set has the tag {tag!r}")
                 offset += 1 + size
             (interval_count,) = _COUNT.unpack_from(data, offset)
             offset += 8

@@ -107,21 +107,15 @@ class BoundTable(Protocol):
     """Lanes that cannot work on this shape (a column they need is not there): their rows only
     clear the lane's prefix, which the functions below do by themselves."""
 
-    def write(
-        self, images: Sequence[Image], into: Sequence[OperationSet]
-    ) -> list[Problem] | None:
+    def write(self, images: Sequence[Image], into: Sequence[OperationSet]) -> list[Problem] | None:
         """Map inserted rows: after images."""
         ...
 
-    def delete(
-        self, images: Sequence[Image], into: Sequence[OperationSet]
-    ) -> list[Problem] | None:
+    def delete(self, images: Sequence[Image], into: Sequence[OperationSet]) -> list[Problem] | None:
         """Map deleted rows: before images."""
         ...
 
-    def update(
-        self, images: Sequence[Image], into: Sequence[OperationSet]
-    ) -> list[Problem] | None:
+    def update(self, images: Sequence[Image], into: Sequence[OperationSet]) -> list[Problem] | None:
         """Map updated rows: before and after images in turn."""
         ...
 

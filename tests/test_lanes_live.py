@@ -51,9 +51,8 @@ CONDITIONS = [
 
 MODULE = """
 import lanecache
-from lanecache.lanes import lane
 
-@lane("{schema}.t", prefix="py:")
+@lanecache.lane("{schema}.t", prefix="py:")
 def stock(change):
     if change.row["sku"] == "boom":
         raise ValueError("boom")

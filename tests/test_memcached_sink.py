@@ -252,7 +252,7 @@ async def test_a_ttl_of_a_year_is_a_year(memcached_server: Memcached) -> None:
     for key, ttl_s in ((b"a", year), (b"b", 50)):
         found = raw.get(key)
         assert found is not None
-        assert ttl_s - 5 <= int(found[1]["t"]) <= ttl_s
+        assert ttl_s - 5 <= int(found[1]["t"]) <= ttl_s + 2  # its clock ticks in seconds
     await sink.close()
     raw.close()
 
@@ -539,7 +539,7 @@ async def test_a_server_that_has_a_transaction_already_is_not_given_it_again(
         found = raw.get(key.encode())
         assert found is not None
         assert found[0] == b"3"
-    assert {stored(raw).applied for raw in raws} == {Checkpoint.of(transaction(3), "next")}
+    assert [stored(raw).applied for raw in raws] == [Checkpoint.of(transaction(3), "next")] * 3
     await sink.close()
     for raw in raws:
         raw.close()

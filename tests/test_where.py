@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lanecache.errors import ConfigError
@@ -149,6 +149,16 @@ def test_a_condition_takes_the_rows_that_sql_takes(
     text: str, row: dict[str, Any], expected: bool
 ) -> None:
     assert holds(text, **row) is expected
+
+
+@pytest.mark.parametrize("sign", sorted({"=", "<>", "!=", "<", "<=", ">", ">="}))
+@pytest.mark.parametrize("value", [4, 5, 6, None])
+def test_not_is_true_exactly_where_a_comparison_is_false(sign: str, value: int | None) -> None:
+    plain, negated = f"id {sign} 5", f"NOT (id {sign} 5)"
+    expected = None if value is None else COMPARE[sign](value, 5)
+    assert holds(plain, id=value) is (expected is True)
+    assert holds(negated, id=value) is (expected is False)
+    assert holds(f"NOT (id {sign} stock)", id=value, stock=5) is (expected is False)
 
 
 def test_a_like_pattern_of_many_parts_is_fast() -> None:
@@ -390,6 +400,7 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=300)
 @given(CASES, st.lists(ROWS, min_size=1, max_size=6))
 def test_generated_code_agrees_with_an_interpreter(case: Case, rows: list[Row]) -> None:
     text, value = case

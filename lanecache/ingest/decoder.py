@@ -352,7 +352,14 @@ class Decoder:
         if start is not None:
             committed_at = start.committed_at or committed_at
             if start.gtid is not None and self._gtids is not None:
-                self._gtids = self._gtids.add(start.gtid)
+                try:
+                    self._gtids = self._gtids.add(start.gtid)
+                except TypeError as error:
+                    raise BinlogError(
+                        f"a transaction of another kind of server ends at {self.where}: {error}",
+                        file=self._file,
+                        offset=self._offset,
+                    ) from error
         if self._rolled_back:
             for operations in self._operations:
                 operations.invalidate()

@@ -9,6 +9,7 @@ what the targets hold.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -61,6 +62,8 @@ logger = logging.getLogger("lanecache.ingest")
 
 # How often a position that moved without any operation of ours is stored.
 _POSITION_INTERVAL_S = 1.0
+# A connection that lasts for less does not make the next try any sooner.
+_STEADY_AFTER_S = 5.0
 # A damaged event may be the connection's fault: the same place is read this often before giving up.
 _DAMAGED_TRIES_MAX = 3
 
@@ -150,6 +153,7 @@ class Ingest:
         self._stream: BinlogStream | FileStream | None = None
         self._counts = DecoderCounts()
         self._reconnects = 0
+        self._connected_at = math.inf  # on the loop's clock
         self._last_event_at: float | None = None
 
     @property
@@ -360,6 +364,9 @@ class Ingest:
         self._stream = None
         # What made the dump silent may hold the control connection as well: it would be waited for.
         await self.server.close()
+        if anyio.current_time() - self._connected_at >= _STEADY_AFTER_S:
+            self._backoff.reset()
+        self._connected_at = math.inf
         await anyio.sleep(self._backoff.delay_s())
 
     # Following.
@@ -473,7 +480,7 @@ class Ingest:
             logger.info("source: streaming from %s", self._where)
         self._state = LinkState.CONNECTED
         self._last_error = ""
-        self._backoff.reset()
+        self._connected_at = anyio.current_time()
         self._started.set()
 
     async def _take(self, output: Output, decoder: Decoder) -> None:

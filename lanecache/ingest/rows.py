@@ -108,7 +108,12 @@ def compile_rows(
     ``present_before`` and ``present_after`` are the event's bitmaps of the columns that its images
     hold, as integers (bit 0 is the first column). A column that an after image lacks is taken from
     the before image, or is ``Unreadable``.
+
+    Raises:
+        BinlogError: the images hold no column, so that nothing tells how many rows there are.
     """
+    if not present_before | present_after:
+        raise BinlogError("rows that hold no column cannot be told apart")
     images = _images(code, kind, before, after, present_before, present_after)
     whole = not any(image.lacking for image in images)
     careful = _compile(code, images, careful=True)
@@ -240,7 +245,8 @@ def _compile(code: TableCode, images: Sequence[_Image], *, careful: bool) -> Dec
         "Unreadable": Unreadable,
         "VALUE_ERRORS": VALUE_ERRORS,
     }
-    name = f"<rows of {code.shape.schema}.{code.shape.table}>"
+    # A name of a damaged event may hold a zero byte, which no file name may.
+    name = f"<rows of {code.shape.schema}.{code.shape.table}>".replace("\0", "?")
     exec(compile("\n".join(source.lines), name, "exec"), namespace)  # generated just above
     decode: Decode = namespace["decode"]
     return decode

@@ -2,22 +2,15 @@
 
 Layout: MySQL ``libs/mysql/binlog/event/rows_event.h`` (class ``Table_map_event``), MariaDB
 ``sql/log_event_server.cc`` (``Table_map_log_event::init_metadata_fields``). Where the server logs
-minimal metadata, ``with_schema`` adds what ``information_schema`` says, behind a guard.
+minimal metadata, ``lanecache.ingest.completion`` adds what ``information_schema`` says.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.charsets import BINARY, charset_of_collation
-from lanecache.ingest.schema import hidden_timestamp
-
-if TYPE_CHECKING:
-    from lanecache.ingest.schema import ColumnFacts
 
 # Column types (MySQL include/field_types.h, MariaDB include/mysql_com.h).
 TINY, SHORT, LONG, FLOAT, DOUBLE, NULL, TIMESTAMP, LONGLONG, INT24 = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -27,8 +20,8 @@ BLOB_COMPRESSED, VARCHAR_COMPRESSED = 140, 141
 VECTOR, JSON, NEWDECIMAL, ENUM, SET = 242, 245, 246, 247, 248
 TINY_BLOB, MEDIUM_BLOB, LONG_BLOB, BLOB, VAR_STRING, STRING, GEOMETRY = range(249, 256)
 
-_NUMERIC = frozenset({TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE, YEAR})
-_CHARACTER = frozenset(
+NUMERIC = frozenset({TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE, YEAR})
+CHARACTER = frozenset(
     {STRING, VAR_STRING, VARCHAR, BLOB, TINY_BLOB, MEDIUM_BLOB, LONG_BLOB}
     | {BLOB_COMPRESSED, VARCHAR_COMPRESSED}
 )
@@ -36,9 +29,9 @@ ZEROFILL, UNPROVEN_ZEROFILL = "zerofill", "zerofill?"
 """What ``sql_type`` is for a DECIMAL that is, or may be, filled up with zeros."""
 
 # MariaDB's temporal types of before MySQL 5.6, which may hide fraction digits.
-_OLD_TEMPORAL = frozenset({TIMESTAMP, TIME, DATETIME})
+OLD_TEMPORAL = frozenset({TIMESTAMP, TIME, DATETIME})
 _HIDDEN_TYPE_BYTES = frozenset({4, 16})
-_IMPLICIT_HISTORY = ("row_start", "row_end")
+IMPLICIT_HISTORY = ("row_start", "row_end")
 _HISTORY_DIGITS = 6
 _METADATA_BYTES = {
     FLOAT: 1, DOUBLE: 1, BLOB: 1, TINY_BLOB: 1, MEDIUM_BLOB: 1, LONG_BLOB: 1, JSON: 1,
@@ -99,10 +92,10 @@ class TableMap(msgspec.Struct, frozen=True):
         """Whether names, signedness, character sets, labels and widths are all there."""
         return not self.may_be_versioned and all(
             column.name is not None
-            and (column.type not in _NUMERIC or column.unsigned is not None)
-            and (column.type not in _CHARACTER or column.charset is not None)
+            and (column.type not in NUMERIC or column.unsigned is not None)
+            and (column.type not in CHARACTER or column.charset is not None)
             and (column.type not in (ENUM, SET) or column.labels is not None)
-            and (column.type not in _OLD_TEMPORAL or column.sql_type != "")
+            and (column.type not in OLD_TEMPORAL or column.sql_type != "")
             for column in self.columns
         )
 
@@ -171,7 +164,7 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
     columns = tuple(
         msgspec.structs.replace(column, sql_type="")
         if (column.type == NEWDECIMAL and column.unsigned is not False)
-        or (mariadb and column.type in _OLD_TEMPORAL)
+        or (mariadb and column.type in OLD_TEMPORAL)
         or (
             mariadb
             and column.type == STRING
@@ -181,10 +174,10 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
         else column
         for column in table_map.columns
     )
-    ends = [index for index, column in enumerate(columns) if _may_end_history(column)]
+    ends = [index for index, column in enumerate(columns) if may_end_history(column)]
     if len(ends) < 2 or not mariadb:
         return msgspec.structs.replace(table_map, columns=columns)
-    if tuple(column.name for column in columns[-2:]) == _IMPLICIT_HISTORY and ends[-2:] == [
+    if tuple(column.name for column in columns[-2:]) == IMPLICIT_HISTORY and ends[-2:] == [
         len(columns) - 2,
         len(columns) - 1,
     ]:
@@ -200,7 +193,7 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
     )
 
 
-def _may_end_history(column: ColumnType) -> bool:
+def may_end_history(column: ColumnType) -> bool:
     return (
         column.type in (TIMESTAMP, TIMESTAMP2)
         and not column.nullable
@@ -236,7 +229,7 @@ def _with_metadata(
 
     if _SIGNEDNESS in fields:
         bits = fields[_SIGNEDNESS]
-        numeric = [i for i, kind in enumerate(of_type) if kind in _NUMERIC]
+        numeric = [i for i, kind in enumerate(of_type) if kind in NUMERIC]
         if len(bits) < (len(numeric) + 7) // 8:
             raise ValueError("the signedness bitmap is too short")
         for nth, index in enumerate(numeric):
@@ -245,7 +238,7 @@ def _with_metadata(
     character = [
         i
         for i, kind in enumerate(of_type)
-        if kind in _CHARACTER or kind == (GEOMETRY if mariadb else VECTOR)
+        if kind in CHARACTER or kind == (GEOMETRY if mariadb else VECTOR)
     ]
     for indexes, default, each in (
         (character, _DEFAULT_CHARSET, _COLUMN_CHARSET),
@@ -371,138 +364,3 @@ def _take(data: bytes, pos: int, length: int) -> bytes:
     if len(part) != length:
         raise ValueError(f"{length} bytes wanted at {pos}, {len(part)} there")
     return part
-
-
-_SCHEMA_TYPES: dict[str, frozenset[int]] = {
-    "tinyint": frozenset({TINY}), "smallint": frozenset({SHORT}), "int": frozenset({LONG}),
-    "mediumint": frozenset({INT24}), "bigint": frozenset({LONGLONG}), "float": frozenset({FLOAT}),
-    "double": frozenset({DOUBLE}), "decimal": frozenset({NEWDECIMAL}), "year": frozenset({YEAR}),
-    "date": frozenset({DATE, NEWDATE}), "time": frozenset({TIME, TIME2}),
-    "datetime": frozenset({DATETIME, DATETIME2}), "timestamp": frozenset({TIMESTAMP, TIMESTAMP2}),
-    "char": frozenset({STRING}), "binary": frozenset({STRING}), "bit": frozenset({BIT}),
-    "varchar": frozenset({VARCHAR, VAR_STRING, VARCHAR_COMPRESSED}),
-    "varbinary": frozenset({VARCHAR, VAR_STRING, VARCHAR_COMPRESSED}),
-    "enum": frozenset({ENUM}), "set": frozenset({SET}), "json": frozenset({JSON, BLOB}),
-    "inet4": frozenset({STRING}), "inet6": frozenset({STRING}), "uuid": frozenset({STRING}),
-    "vector": frozenset({VECTOR, VARCHAR}),
-}  # fmt: skip
-_BLOB_TYPES = frozenset({BLOB, BLOB_COMPRESSED})
-_GEOMETRY_NAMES = frozenset(
-    {"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring"}
-    | {"multipolygon", "geometrycollection", "geomcollection"}
-)
-# MySQL before 8.0.30 and MariaDB call it utf8.
-_CHARSET_ALIASES = {"utf8": "utf8mb3"}
-_BLOB_PREFIX_BYTES = {"tiny": 1, "": 2, "medium": 3, "long": 4}
-
-
-def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap | str:
-    """Complete a table map that has minimal metadata with what ``information_schema`` says.
-
-    It also settles what no table map tells (see ``ColumnType.sql_type`` and
-    ``TableMap.may_be_versioned``). Gives a sentence in place of a table map when the two do not
-    describe the same columns: the schema is today's, the event may be older, and a wrong pairing
-    would be a lie (law 1). What the event itself says always wins over the schema.
-    """
-    where = f"{table_map.schema}.{table_map.table}"
-    found = list(schema)
-    if len(schema) == len(table_map.columns) - 2 and all(
-        map(_may_end_history, table_map.columns[-2:])
-    ):
-        # The schema does not show these two, which WITH SYSTEM VERSIONING adds by itself.
-        found += [hidden_timestamp(name) for name in _IMPLICIT_HISTORY]
-    if len(found) != len(table_map.columns):
-        return f"{where} has {len(schema)} columns today and {len(table_map.columns)} in the binlog"
-    columns = []
-    for column, today in zip(table_map.columns, found, strict=True):
-        if not _same_type(column, today):
-            return (
-                f"{where}.{today.name} is {today.column_type or today.data_type} today and"
-                f" something else in the binlog (type {column.type})"
-            )
-        filled: dict[str, object] = {}
-        if column.name is None:
-            filled["name"] = today.name
-        if column.unsigned is None and column.type in _NUMERIC:
-            filled["unsigned"] = today.unsigned
-        if column.labels is None and column.type in (ENUM, SET):
-            # Labels from the schema are UTF-8, whatever the column's own character set.
-            filled["labels"] = tuple(label.encode("utf-8") for label in today.labels)
-            filled["charset"] = "utf8mb4"
-        elif column.charset is None and column.type in _CHARACTER:
-            filled["charset"] = _CHARSET_ALIASES.get(
-                today.charset or BINARY, today.charset or BINARY
-            )
-        if column.sql_type == "":
-            zerofill = column.type == NEWDECIMAL and "zerofill" in today.column_type.lower()
-            filled["sql_type"] = ZEROFILL if zerofill else today.data_type
-        columns.append(msgspec.structs.replace(column, **filled))
-    row_end = [index for index, today in enumerate(found) if today.ends_history]
-    key = sorted(
-        (today.primary_key_index, index)
-        for index, today in enumerate(schema)
-        if today.primary_key_index is not None
-    )
-    return msgspec.structs.replace(
-        table_map,
-        columns=tuple(columns),
-        primary_key=table_map.primary_key or tuple(index for _, index in key),
-        row_end=row_end[0] if row_end else None,
-        may_be_versioned=False,
-    )
-
-
-def with_unproven_schema(table_map: TableMap, completed: TableMap) -> TableMap:
-    """Take from a schema that may be another one than that of the event what has to be feared.
-
-    A DECIMAL that is ZEROFILL in it cannot be given. One that is not was none, or becomes none by
-    a later DDL, which clears the table's keys.
-    """
-    return msgspec.structs.replace(
-        table_map,
-        columns=tuple(
-            msgspec.structs.replace(column, sql_type=UNPROVEN_ZEROFILL)
-            if known.sql_type == ZEROFILL
-            else column
-            for column, known in zip(table_map.columns, completed.columns, strict=True)
-        ),
-    )
-
-
-def _same_type(column: ColumnType, today: ColumnFacts) -> bool:
-    name = today.data_type
-    if name in _GEOMETRY_NAMES:
-        return column.type == GEOMETRY
-    if name.endswith(("blob", "text")):
-        prefix = _BLOB_PREFIX_BYTES.get(name[:-4])
-        return column.type in _BLOB_TYPES and column.length == prefix
-    if column.type not in _SCHEMA_TYPES.get(name, frozenset()):
-        return False
-    match column.type:
-        case t if t == NEWDECIMAL:
-            return (column.precision, column.scale) == (
-                today.numeric_precision,
-                today.numeric_scale,
-            )
-        case t if t in (TIME2, DATETIME2, TIMESTAMP2):
-            return column.scale == (today.datetime_precision or 0)
-        case t if t in _OLD_TEMPORAL:
-            # With fraction digits they are of another width, and of another layout.
-            return not today.datetime_precision
-        case t if t == VARCHAR_COMPRESSED and today.octet_length is not None:
-            return column.length == today.octet_length + 1
-        case t if t == BIT:
-            return column.bits == today.numeric_precision
-        case t if t in (VARCHAR, VAR_STRING, STRING) and today.octet_length is not None:
-            return name in ("inet4", "inet6", "uuid") or column.length == today.octet_length
-        case t if t in (ENUM, SET):
-            count = len(today.labels)
-            if t == ENUM:
-                return column.length == (1 if count < 256 else 2)
-            return column.length == _set_bytes(count)
-    return True
-
-
-def _set_bytes(count: int) -> int:
-    width = (count + 7) // 8
-    return 8 if width > 4 else width

@@ -14,13 +14,12 @@ import msgspec
 
 from lanecache.errors import BinlogError, SchemaUnknown
 from lanecache.ingest.cascades import Cascades, ForeignKey
+from lanecache.ingest.completion import with_schema, with_unproven_schema
 from lanecache.ingest.rows import RowDecoder, RowKind, TableCode, compile_rows, read_rows
 from lanecache.ingest.table import (
     TableMap,
     packed_int,
     parse_table_map,
-    with_schema,
-    with_unproven_schema,
 )
 from lanecache.row import (
     BoundTable,

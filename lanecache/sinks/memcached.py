@@ -28,7 +28,6 @@ from lanecache.operation import (
     Checkpoint,
     Delete,
     DurableCallback,
-    OperationSet,
     Set,
     Transaction,
     Version,
@@ -37,7 +36,6 @@ from lanecache.sinks.memcached_address import parse_target
 from lanecache.sinks.memcached_clear import crawl, flush
 from lanecache.sinks.memcached_commands import (
     encode_delete,
-    encode_record,
     encode_set,
     position_key,
     stored_key,
@@ -51,9 +49,9 @@ from lanecache.sinks.memcached_opening import (
     judge,
     open_all,
     write_record,
-    written_cas,
 )
 from lanecache.sinks.memcached_record import Record
+from lanecache.sinks.memcached_steps import Sender, cut, fold
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -62,7 +60,6 @@ logger = logging.getLogger("lanecache.sinks.memcached")
 
 Routed = tuple[int, bytes, Set | Delete]
 
-_PIECE_BYTES_MAX = 256 * 1024
 # Identities of our own earlier connections that are remembered for each server.
 _LEFTOVERS_MAX = 16
 
@@ -218,7 +215,7 @@ class MemcachedSink:
         async with self._turn:
             if not self._links:
                 raise self._not_connected()
-            for step in self._cut(run):
+            for step in cut(run, self._step_bytes_max):
                 if self._reaching is not None:
                     await self._hold(step)
                 else:
@@ -288,24 +285,6 @@ class MemcachedSink:
 
     # Steps.
 
-    def _cut(self, run: Sequence[Transaction]) -> Iterator[Sequence[Transaction]]:
-        """Cut a run into steps: plain transactions to fold, or one with clears or spilled."""
-        first = size = 0
-        for index, transaction in enumerate(run):
-            operations = transaction.operations
-            apart = operations.spilled or bool(operations.clears())
-            cost = operations.size_bytes + OPERATION_OVERHEAD_BYTES
-            if index > first and (apart or size + cost > self._step_bytes_max):
-                yield run[first:index]
-                first, size = index, 0
-            if apart:
-                yield (transaction,)
-                first = index + 1
-            else:
-                size += cost
-        if first < len(run):
-            yield run[first:]
-
     async def _hold(self, step: Sequence[Transaction]) -> None:
         """Keep replayed transactions back until they reach what keys here may show already."""
         reaching = self._reaching
@@ -329,9 +308,9 @@ class MemcachedSink:
             self._reaching = None
             held, self._held = self._held, []
             self._held_bytes = 0
-            for part in self._cut(held):
+            for part in cut(held, self._step_bytes_max):
                 await self._apply_step(part)
-            for part in self._cut(step[index + 1 :]):
+            for part in cut(step[index + 1 :], self._step_bytes_max):
                 await self._apply_step(part)
             return
 
@@ -377,9 +356,9 @@ class MemcachedSink:
                     for each in step
                     if link.skip is None or not link.skip.covers(each.position)
                 ]
-                yield from (write for write in self._place(_fold(kept)) if write[0] == index)
+                yield from (write for write in self._place(fold(kept)) if write[0] == index)
             return
-        yield from (write for write in self._place(_fold(step)) if write[0] in links)
+        yield from (write for write in self._place(fold(step)) if write[0] in links)
 
     def _place(self, writes: Iterable[Set | Delete]) -> Iterator[Routed]:
         server_of = self._ring.server_of
@@ -391,7 +370,7 @@ class MemcachedSink:
         self, writes: Iterable[Routed], *, reaching: Checkpoint | None = None
     ) -> None:
         """First phase: delete every key on every server, and wait for all of them."""
-        senders = {index: _Sender(link) for index, link in self._links.items()}
+        senders = {index: Sender(link) for index, link in self._links.items()}
         for index, key, _ in writes:
             await senders[index].send(encode_delete(key))
         for sender in senders.values():
@@ -411,7 +390,7 @@ class MemcachedSink:
     async def _store(self, writes: Iterable[Routed], applied: Checkpoint) -> None:
         """Second phase: set the values, move every record behind them, and wait for all."""
         now = time.time()
-        senders = {index: _Sender(link) for index, link in self._links.items()}
+        senders = {index: Sender(link) for index, link in self._links.items()}
         for index, key, write in writes:
             sender = senders[index]
             command = None
@@ -434,13 +413,13 @@ class MemcachedSink:
             )
         await self._end_all(senders.values())
 
-    async def _end_all(self, senders: Iterable[_Sender]) -> None:
+    async def _end_all(self, senders: Iterable[Sender]) -> None:
         for sender in senders:
             sender.start()
         for sender in senders:
             await self._end(sender)
 
-    async def _end(self, sender: _Sender) -> None:
+    async def _end(self, sender: Sender) -> None:
         """Wait for all that was sent to one server."""
         link = sender.link
         if await sender.ended(self.name) is None:
@@ -504,79 +483,6 @@ class MemcachedSink:
 
     def _names(self) -> str:
         return ", ".join(map(str, self._target.servers))
-
-
-class _Sender:
-    """What one phase sends to one server: in pieces, one under way while the next is packed."""
-
-    def __init__(self, link: ServerLink) -> None:
-        self.link = link
-        self.empty = True
-        self.refused: list[bytes] = []
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._reply: asyncio.Future[list[bytes]] | None = None
-        self._record = False
-
-    async def send(self, command: bytes) -> None:
-        self.empty = False
-        self._parts.append(command)
-        self._size += len(command)
-        if self._size >= _PIECE_BYTES_MAX:
-            await self._answered()
-            self._flush()
-
-    def write_record(self, record: Record) -> None:
-        """Send the record behind everything else."""
-        self._parts.append(
-            encode_record(position_key(record.source), record.encode(), self.link.cas)
-        )
-        self.link.record = record
-        self._record = True
-
-    def start(self) -> None:
-        """Send what waits, unless a piece is under way."""
-        if self._reply is None:
-            self._flush()
-
-    async def ended(self, sink: str) -> int | None:
-        """Wait for all answers; gives the record's new CAS id, ``None`` where it was gone."""
-        if self._parts:
-            await self._answered()
-            self._flush()
-        lines = await self._answered()
-        if not self._record:
-            return self.link.cas or 0
-        self.link.cas = written_cas(lines, self.link, sink)
-        return self.link.cas
-
-    def _flush(self) -> None:
-        if self._parts:
-            self._reply = self.link.connection.protocol.call(b"".join(self._parts))
-            self._parts, self._size = [], 0
-
-    async def _answered(self) -> list[bytes]:
-        if self._reply is None:
-            return []
-        reply, self._reply = self._reply, None
-        lines = await reply
-        self.refused += [
-            line for line in lines if line.startswith((b"SERVER_ERROR", b"CLIENT_ERROR", b"ERROR"))
-        ]
-        return lines
-
-
-def _fold(step: Sequence[Transaction]) -> Iterator[Set | Delete]:
-    """Walk the net writes of one transaction, or of several plain ones."""
-    if not step:
-        return iter(())
-    if len(step) == 1:
-        return step[0].operations.writes()
-    folded = OperationSet()
-    for transaction in step:
-        for write in transaction.operations.writes():
-            folded.by_key[write.key] = write
-    return folded.writes()
 
 
 def _no_callback(count: int, /) -> None:

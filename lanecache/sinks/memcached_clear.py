@@ -77,7 +77,7 @@ async def crawl(
             ]
             await _delete(connection, found, doomed)
     finally:
-        writer.close()
+        writer.transport.abort()  # nothing that was sent matters any more
 
 
 class _Listing:

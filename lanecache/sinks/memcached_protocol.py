@@ -97,8 +97,10 @@ class MemcachedProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._pending:
-            self._transport.abort()  # what is still buffered here must not arrive any more
+        if self._pending or self._encrypted:
+            # What is still buffered here must not arrive any more; and where nothing is, there is
+            # no reason to wait for the other side's farewell of TLS.
+            self._transport.abort()
         else:
             self._transport.close()
         for exchange in self._pending:

@@ -247,8 +247,10 @@ async def _check_server(protocol: RedisProtocol, where: str, sink: str, *, clust
     if answer is FORBIDDEN:
         return  # every command that is needed has been there since 6.2
     fields = parse_info(answer)
-    in_cluster = fields.get("redis_mode") == "cluster"
-    if in_cluster != cluster:
+    # Valkey 9 has renamed the field.
+    mode = fields.get("server_mode") or fields.get("redis_mode")
+    in_cluster = mode == "cluster"
+    if mode is not None and in_cluster != cluster:
         raise error_of_cluster(where, sink) if in_cluster else error_of_no_cluster(where, sink)
     refusal = error_of_version(fields.get("redis_version", ""), where, sink)
     if refusal is not None:

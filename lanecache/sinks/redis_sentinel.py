@@ -36,11 +36,13 @@ async def find_primary(target: Target, config: SinkConfig, sink: str) -> Address
     if target.sentinel_tls:
         arguments |= {"ssl": True}
         arguments |= {key: value for key, value in target.options if key.startswith("ssl_")}
-    sentinel = Sentinel(list(target.addresses), sentinel_kwargs=arguments)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        list(target.addresses), sentinel_kwargs=arguments
+    )
     where = ", ".join(map(spell, target.addresses))
     try:
         async with asyncio.timeout(config.connect_timeout_s):
-            found = await sentinel.discover_master(target.primary_name)  # type: ignore[no-untyped-call]
+            found = await sentinel.discover_master(target.primary_name)
     except (MasterNotFoundError, RedisError, OSError) as error:
         text = str(error) or type(error).__name__
         if _LOGIN.search(text):
