@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-from lanecache.testing.sink_contract import SOURCE, transaction
 
 from lanecache.backoff import Backoff
 from lanecache.config import SinkConfig
@@ -22,6 +21,7 @@ from lanecache.sinks.redis import RedisSink
 from lanecache.sinks.redis_commands import position_key
 from lanecache.statistics import LinkState
 from lanecache.testing.proxy import Direction, FaultProxy
+from lanecache.testing.sink_contract import SOURCE, transaction
 
 QUICK = SinkConfig(url="memory:", reconnect_delay_max_s=0.001)
 

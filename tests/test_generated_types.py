@@ -9,7 +9,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from typecases import MYSQL, TypeCase
+from typecases import MYSQL, TypeCase, document, quoted
 from typelab import Laboratory, laboratory
 
 from lanecache.testing.plugin import NewDatabase
@@ -46,10 +46,49 @@ def _value(case: TypeCase) -> st.SearchStrategy[str]:
     return st.one_of(st.sampled_from(["NULL", *case.values]), case.drawn)
 
 
+# Only what these functions change is logged as a difference.
+_COLUMN = "<column>"
+_PATHS = st.lists(
+    st.sampled_from([".a", ".b", '."a b"', '."é"', ".abc", "[0]", "[1]", "[last]"]),
+    min_size=1,
+    max_size=3,
+).map(lambda legs: quoted("$" + "".join(legs)))
+
+
+def _changed_document(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    value = st.sampled_from(
+        ["1", "NULL", "'text'", "JSON_ARRAY(1, 'x')", "JSON_OBJECT('a', 1.5)", "DATE '2024-02-29'",
+         "REPEAT('long', 300)", "CAST(1.50 AS DECIMAL(5,2))"]
+    )  # fmt: skip
+    function = st.sampled_from(["JSON_SET", "JSON_REPLACE"])
+    return st.one_of(
+        st.builds("{}({}, {}, {})".format, function, inner, _PATHS, value),
+        st.builds(
+            "JSON_REMOVE({}, {})".format,
+            inner,
+            _PATHS.filter(lambda path: path != quoted("$")),
+        ),
+    )
+
+
+_DIFFERENCES = st.recursive(st.just(_COLUMN), _changed_document, max_leaves=3).filter(
+    lambda text: text != _COLUMN
+)
+
+
+def _new_value(case: TypeCase) -> st.SearchStrategy[str]:
+    if case.make is document:
+        return st.one_of(_DIFFERENCES, _value(case))
+    return _value(case)
+
+
 @st.composite
 def examples(draw: st.DrawFn, known: list[TypeCase]) -> Example:
     """Draw a table of the types that a server has, and a few changes of it."""
-    cases = draw(st.lists(st.sampled_from(known), min_size=1, max_size=12))
+    # A quarter of the columns are documents, where there are any: they have ways of their own.
+    documents = [case for case in known if case.make is document] or known
+    column = st.one_of(*[st.sampled_from(known)] * 3, st.sampled_from(documents))
+    cases = draw(st.lists(column, min_size=1, max_size=12))
     columns = range(len(cases))
     changes = []
     for kind in draw(st.lists(st.sampled_from("IIUUUD"), min_size=1, max_size=8)):
@@ -57,7 +96,8 @@ def examples(draw: st.DrawFn, known: list[TypeCase]) -> Example:
         chosen = list(columns)
         if kind == "U":
             chosen = draw(st.lists(st.sampled_from(columns), min_size=1, unique=True))
-        values = {index: draw(_value(cases[index])) for index in chosen if kind != "D"}
+        new = _new_value if kind == "U" else _value
+        values = {index: draw(new(cases[index])) for index in chosen if kind != "D"}
         changes.append(Change(kind, keys, values))
     return Example(
         cases=cases,
@@ -99,7 +139,10 @@ class Examiner:
                     continue
                 where = f"WHERE id IN ({', '.join(map(str, change.keys))})"
                 if change.kind == "U":
-                    new = ", ".join(f"c{i} = {value}" for i, value in change.values.items())
+                    new = ", ".join(
+                        f"c{i} = {value.replace(_COLUMN, f'c{i}')}"
+                        for i, value in change.values.items()
+                    )
                     await session.execute(f"UPDATE {table} SET {new} {where}")
                     partly |= keys & live
                 else:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.operation import Clear, Delete, Set
 from lanecache.sinks.memory import MemorySink
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 
 class TestMemorySink(SinkContract):

@@ -458,10 +458,11 @@ async def test_a_primary_that_dies_with_its_last_writes_is_filled_again(
     await apply_all(sink, durable, both(1))
     await primary.execute("WAIT", 1, 0)
     run = [both(2), transaction(3, Set(A, b"3"), Delete(B)), transaction(4, Set(A, b"4"))]
-    replica.pause()  # it never hears of these
+    # The replica never hears of these.
+    await primary.execute("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
+    await primary.execute("CLIENT", "KILL", "TYPE", "replica")
     await apply_all(sink, durable, *run)
     await primary.kill()
-    replica.resume()
     await cluster.wait_primary(replica)
     assert await values(cluster, A, B, C) == [b"1", None, b"2"]
     with pytest.raises(SinkUnavailable):

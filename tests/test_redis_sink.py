@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis_fake import Command, FakeRedis
-from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.config import SinkConfig
 from lanecache.errors import ConfigError, SinkConflict, SinkError, SinkUnavailable
@@ -36,6 +35,7 @@ from lanecache.sinks.redis_commands import (
 from lanecache.sinks.redis_protocol import RedisProtocol
 from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
 from lanecache.testing.proxy import Direction, FaultProxy
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 POSITION_KEY = position_key(SOURCE)
 

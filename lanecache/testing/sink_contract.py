@@ -251,7 +251,7 @@ class SinkContract(ABC):
     async def test_a_value_outlives_its_ttl_no_longer(self) -> None:
         await self.applied(transaction(1, Set("long", b"1", 1000.0), Set("short", b"1", 0.001)))
         with anyio.fail_after(10):
-            while await self.read("short") is not None:
+            while await self.read("short") is not None:  # noqa: ASYNC110  no event tells
                 await anyio.sleep(0.001)
         assert await self.read("long") == b"1"
         await self.applied(transaction(2, Set("long", b"2"), Set("short", b"2")))
