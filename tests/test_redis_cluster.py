@@ -523,6 +523,25 @@ async def test_a_primary_that_comes_back_empty_has_lost_the_position(
 
 # Ten equal keys in several slots, under SIGKILL.
 
+# Every now and then the slots get theirs one by one, so that kills fall between them.
+SLOW = """
+import asyncio, random
+from lanecache.sinks.redis_nodes import RedisNodes
+each_at_once = RedisNodes.each
+
+async def each(self, requests):
+    requests = list(requests)
+    if not 1 < len(requests) < 100 or random.random() > 0.1:
+        return await each_at_once(self, requests)
+    answers = {}
+    for request in requests:
+        answers |= await each_at_once(self, [request])
+        await asyncio.sleep(0.01)
+    return answers
+
+RedisNodes.each = each
+"""
+
 # Sets without unlinking first, which is what law 2 forbids where keys are in several slots.
 ONE_PHASE = """
 from lanecache.sinks import redis_cluster
@@ -643,7 +662,7 @@ async def test_ten_equal_keys_in_several_slots_through_kills_a_reshard_and_a_fai
                 target = next(node for node in others if node is not owner)
                 await cluster.move_slot(slot, target)
 
-        runner = Runner(config)
+        runner = Runner(config, prelude=SLOW)
         reader = await cluster_torture(
             mariadb, "cluster_torture", runner, cluster, kills=8, disturb=disturb
         )
@@ -658,6 +677,6 @@ async def test_the_torture_finds_a_second_phase_without_a_first(
     await mariadb.execute("CREATE DATABASE IF NOT EXISTS cluster_planted")
     config = tmp_path / "planted.toml"
     config.write_text(counter_config(mariadb, "cluster_planted", f'url = "{empty_cluster.url()}"'))
-    runner = Runner(config, prelude=ONE_PHASE)
+    runner = Runner(config, prelude=SLOW + ONE_PHASE)
     reader = await cluster_torture(mariadb, "cluster_planted", runner, empty_cluster, kills=4)
     assert any(violation.startswith("a mix") for violation in reader.violations)

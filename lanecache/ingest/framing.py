@@ -73,6 +73,8 @@ class EventFramer:
         self._where = where
         self._event_bytes_max = event_bytes_max
         self._view = memoryview(bytearray(buffer_bytes))
+        # A control packet is read from the buffer alone: one that cannot fit would never be whole.
+        self._control_bytes_max = min(_CONTROL_BYTES_MAX, buffer_bytes - 4)
         self._end = 0  # bytes in the buffer; the first packet always begins at 0
         self._need = 5  # from how many bytes on there is something new to see
         self._sequence = first_sequence
@@ -168,13 +170,13 @@ class EventFramer:
         if marker == _ERR:
             # Some errors, as at a shutdown, come with a sequence number of their own.
             self._need = 4 + length
-            if not 3 <= length <= _CONTROL_BYTES_MAX:
+            if not 3 <= length <= self._control_bytes_max:
                 self._fail(f"an error packet of {length} bytes")
         elif front >> 24 != self._sequence:
             self._fail(f"packet number {front >> 24} where {self._sequence} was due")
         elif marker == _EOF:
             self._need = 4 + length
-            if not 1 <= length <= _CONTROL_BYTES_MAX:
+            if not 1 <= length <= self._control_bytes_max:
                 self._fail(f"an end packet of {length} bytes")
         elif marker != _OK:
             self._fail(f"a packet that begins with 0x{marker:02x}")
