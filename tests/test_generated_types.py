@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -180,6 +181,7 @@ async def _start(new_database: NewDatabase) -> Any:
     return database
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # only where one fails
 def test_generated_rows_are_cached_as_select_gives_them(new_database: NewDatabase) -> None:
     with start_blocking_portal() as portal:
         database = portal.call(_start, new_database)

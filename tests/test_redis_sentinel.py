@@ -80,7 +80,7 @@ async def test_a_fail_over_is_followed_and_lost_writes_are_replayed(
 
 async def test_what_is_wrong_with_sentinels_is_said(watched: RedisSentinel) -> None:
     url = watched.url()
-    with pytest.raises(SinkError, match="Sentinels .* refused the login") as refused:
+    with pytest.raises(SinkError, match=r"Sentinels .* refused the login") as refused:
         await sink_for(url.replace("=spw", "=topsecret")).open(SOURCE, "w", Durable())
     assert not refused.value.retryable
     assert "topsecret" not in str(refused.value)

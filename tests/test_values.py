@@ -381,6 +381,16 @@ def test_differences_apply_one_after_the_other() -> None:
     }  # fmt: skip
 
 
+def test_a_difference_may_count_from_the_end_of_an_array() -> None:
+    before = pack_document([1, [2, 3], 4])
+    diff = diff_of(0, "$[last]", 40) + diff_of(2, "$[last-1][last-1]") + diff_of(2, "$[last-2]")
+    assert json.loads(apply_json_diff(before, diff)) == [[3], 40]
+    with pytest.raises(ValueError, match="has no"):
+        apply_json_diff(before, diff_of(2, "$[last-3]"))
+    with pytest.raises(ValueError, match="inserted"):
+        apply_json_diff(before, diff_of(1, "$[last-3]", 1))
+
+
 @pytest.mark.parametrize(
     "diff",
     [diff_of(0, "$.x", 1), diff_of(2, "$.a[7]"), diff_of(1, "$.a", 1), diff_of(0, "a", 1),

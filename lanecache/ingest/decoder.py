@@ -521,7 +521,7 @@ class Decoder:
         if kind in (StatementKind.TABLE_DDL, StatementKind.DML):
             self._tables.forget_schemas(statement.tables)
             cleared = []
-            for schema, table in statement.tables:
+            for schema, table in sorted(statement.tables):
                 cleared += self._mapping.clear_table(schema, table, into)
                 if (schema.lower(), table.lower()) != (schema, table):
                     # With lower_case_table_names the statement keeps the writer's spelling.

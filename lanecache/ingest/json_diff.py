@@ -16,9 +16,9 @@ from lanecache.ingest.values import json_text
 
 _REPLACE, _INSERT, _REMOVE = 0, 1, 2
 
-# A path as MySQL writes it: $, then .key, ."quoted key" or [index]. It quotes a key that is no
+# A path as MySQL writes it: $, then .key, ."quoted key", [index], [last] or [last-index]. It quotes a key that is no
 # ECMAScript identifier, so that one without quotes ends where the next leg begins.
-_LEG = re.compile(r'\.([^."\[]+)|\.("(?:[^"\\]|\\.)*")|\[(\d+)\]')
+_LEG = re.compile(r'\.([^."\[]+)|\.("(?:[^"\\]|\\.)*")|\[(\d+)\]|\[last(?:-(\d+))?\]')
 
 
 class _Number(str):
@@ -76,8 +76,11 @@ def _legs(path: str) -> list[str | int]:
         match = _LEG.match(path, pos)
         if match is None:
             raise ValueError(f"the JSON path {path!r} cannot be read")
-        name, quoted, index = match.groups()
-        legs.append(name or (json.loads(quoted) if quoted else int(index)))
+        name, quoted, index, from_last = match.groups()
+        if name or quoted:
+            legs.append(name or json.loads(quoted))
+        else:
+            legs.append(int(index) if index else -1 - int(from_last or 0))
         pos = match.end()
     return legs
 
@@ -88,7 +91,7 @@ def _apply(holder: list[Any], operation: int, legs: list[str | int], value: Any)
         parent = _child(parent, leg)
     last = legs[-1]
     if operation == _INSERT and len(legs) > 1:
-        if isinstance(parent, list) and isinstance(last, int):
+        if isinstance(parent, list) and isinstance(last, int) and last >= -len(parent):
             parent.insert(last, value)
             return
         if isinstance(parent, dict) and isinstance(last, str) and last not in parent:

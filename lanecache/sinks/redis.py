@@ -293,6 +293,7 @@ class RedisSink:
                 self._give_up(protocol, writes, errors)
                 return
             if count:
+                self._values.accepted()
                 self._claimed = last.version
                 self._durable(count)
 

@@ -421,6 +421,7 @@ class RedisClusterSink:
         if self._begun is not None and last.position.covers(self._begun.position):
             self._begun = None
         self._claimed = last.version
+        self._values.accepted()
         self._durable(count)
 
     async def _store(self, nodes: RedisNodes, checkpoint: Checkpoint) -> None:

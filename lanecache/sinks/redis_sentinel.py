@@ -6,7 +6,9 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from lanecache.errors import SinkError, SinkUnavailable
@@ -32,6 +34,7 @@ async def find_primary(target: Target, config: SinkConfig, sink: str) -> Address
         "socket_timeout": min(_ASK_TIMEOUT_S, config.connect_timeout_s),
         "username": target.sentinel_username,
         "password": target.sentinel_password,
+        "retry": Retry(NoBackoff(), 0),
     }
     if target.sentinel_tls:
         arguments |= {"ssl": True}

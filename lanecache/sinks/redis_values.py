@@ -12,6 +12,11 @@ logger = logging.getLogger("lanecache.sinks.redis")
 
 # What Redis says of an argument beyond its ``proto-max-bulk-len``, before it hangs up.
 _REFUSAL = "invalid bulk length"
+# It may hang up before that has been read: so often with a long value on its way is no accident.
+_HANGUP = "dropped the connection"
+_HANGUPS_MAX = 3
+# The least ``proto-max-bulk-len`` that a server can be given (redis, src/config.c).
+_LEAST_LIMIT_BYTES = 1024 * 1024
 
 
 class ValueLimit:
@@ -26,7 +31,8 @@ class ValueLimit:
         self.bytes_max = bytes_max
         self.invalidated = 0
         self._sink = sink
-        self._longest_bytes = 0  # of those that were let through
+        self._longest_bytes = 0  # of those that were let through on this connection
+        self._hangups = 0  # in a row, with a long value on its way
 
     def lower(self, bytes_max: int | None) -> None:
         """Take note of what the server says that it takes, if it said so."""
@@ -35,9 +41,17 @@ class ValueLimit:
 
     def learn(self, error: Exception | None) -> None:
         """Learn from the end of a connection: where a value was refused, it was the longest."""
-        if error is not None and _REFUSAL in str(error) and self._longest_bytes:
-            self.bytes_max = min(self.bytes_max, self._longest_bytes - 1)
-            self._longest_bytes = 0
+        longest_bytes, self._longest_bytes = self._longest_bytes, 0
+        if error is None or longest_bytes <= _LEAST_LIMIT_BYTES:
+            return
+        self._hangups += _HANGUP in str(error)
+        if _REFUSAL in str(error) or self._hangups >= _HANGUPS_MAX:
+            self._hangups = 0
+            self.bytes_max = min(self.bytes_max, longest_bytes - 1)
+
+    def accepted(self) -> None:
+        """Take note that what was sent has been executed."""
+        self._hangups = 0
 
     def fit(self, writes: Iterable[Set | Delete]) -> list[Set | Delete]:
         """Give the writes with the values that are too long turned into ``Delete``."""
