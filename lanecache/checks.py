@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lanecache.config_shape import nearest
 from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Finding, Severity, fault, ok, warning
 from lanecache.ingest.address import parse_source_url
+from lanecache.ingest.cascades import Cascades, ForeignKey
 from lanecache.ingest.checks import check_source, check_stored_position
 from lanecache.ingest.file_checks import check_files, check_stored_file_position, find_tables
 from lanecache.ingest.files import is_file_url
@@ -78,9 +79,31 @@ async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
                 continue
             found = lanes.lane_findings(table_shape(schema, table, columns))
             findings += found or [ok(f"the lanes of {schema}.{table} find their columns")]
+        findings += _cascades(await server.foreign_keys(), lanes)
         return findings
     finally:
         await server.close()
+
+
+def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
+    """Warn of lanes whose tables foreign keys change without a word in the binlog."""
+    cascades = Cascades()
+    cascades.learn(keys)
+    parents: dict[str, set[str]] = {}
+    for parent in {key.parent for key in cascades.keys}:
+        reached = [*cascades.reached_by_delete(parent), *cascades.reached_by_update(parent)]
+        for child in reached:
+            if lanes.wants(*child):
+                parents.setdefault(".".join(child), set()).add(".".join(parent))
+    return [
+        warning(
+            f"the binlog does not say what foreign keys change in {child}: a change of"
+            f" {', '.join(sorted(found))} that may cascade clears the prefixes of its lanes",
+            "MySQL 9.6 and later log it; else change the children by statements of their own where"
+            " clearing is too much",
+        )
+        for child, found in sorted(parents.items())
+    ]
 
 
 async def _check_lanes_in_files(config: Config, lanes: Lanes) -> list[Finding]:

@@ -7,12 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 
 import lanecache
+from lanecache.checks import check_all
+from lanecache.config import load_config
+from lanecache.finding import Severity
 from lanecache.servers import DatabaseServer, MariaDb, MySql, Redis
 from lanecache.servers.databases import Session
 from lanecache.service import Service
+from lanecache.tail import tail
 
 
 class Shop:
@@ -454,3 +459,113 @@ async def test_without_metadata_no_row_is_read_under_another_shape(new_database:
             await assert_never_wrong()
         await session.execute("UPDATE t SET a = a + 1")
         assert await assert_never_wrong() == 3
+
+
+async def test_check_warns_of_foreign_keys_that_change_mapped_tables(
+    database: DatabaseServer, schema: str
+) -> None:
+    await database.execute(
+        f"CREATE TABLE {schema}.parent (id INT PRIMARY KEY)",
+        f"CREATE TABLE {schema}.child (id INT PRIMARY KEY, parent_id INT,"
+        f" FOREIGN KEY (parent_id) REFERENCES {schema}.parent (id) ON DELETE CASCADE)",
+    )
+    config = load_config(Shop(database, schema).config, {})
+    warned = [
+        finding.what
+        for finding in await check_all(config)
+        if finding.severity is Severity.WARNING and "foreign keys" in finding.what
+    ]
+    assert len(warned) == (0 if is_mysql(database) else 1)
+    assert all(f"{schema}.child" in what and f"{schema}.parent" in what for what in warned)
+
+
+async def test_exchanged_partitions_and_swapped_tables_leave_nothing_stale(
+    database: DatabaseServer, schema: str
+) -> None:
+    """As gh-ost and pt-online-schema-change end: the tables swap names in one RENAME."""
+    shop = Shop(database, schema)
+    async with shop.running() as (service, session):
+        await session.execute(
+            "CREATE TABLE p (id INT PRIMARY KEY, n INT) PARTITION BY RANGE (id)"
+            " (PARTITION low VALUES LESS THAN (100), PARTITION high VALUES LESS THAN MAXVALUE)"
+        )
+        await session.execute("CREATE TABLE x (id INT PRIMARY KEY, n INT)")
+        await session.execute("INSERT INTO p VALUES (1, 1), (2, 2), (200, 3)")
+        await session.execute("INSERT INTO x VALUES (1, 10), (3, 30)")
+        await assert_equal(service, session, "p", ["id", "n"])
+        await session.execute("ALTER TABLE p EXCHANGE PARTITION low WITH TABLE x")
+        await caught_up(service, session)
+        for table in ("p", "x"):
+            rows = dict(await session.query(f"SELECT id, n FROM {table}"))
+            for key in (1, 2, 3, 200):
+                found = cached(service, f"row:{table}:{key}")
+                assert found is None or found["n"] == rows[key], (table, key)
+        await session.execute("CREATE TABLE _p_gho (n BIGINT, id INT PRIMARY KEY, extra INT)")
+        await session.execute("INSERT INTO _p_gho (id, n) SELECT id, n FROM p")
+        await session.execute("RENAME TABLE p TO _p_del, _p_gho TO p")
+        await session.execute("UPDATE p SET n = n + 1 WHERE id = 1")
+        await caught_up(service, session)
+        assert cached(service, "row:p:1") == {"n": 11, "id": 1, "extra": None}
+        assert cached(service, "row:p:200") is None
+
+
+async def test_a_lane_that_loses_its_column_invalidates_and_goes_on_when_it_is_back(
+    database: DatabaseServer, schema: str
+) -> None:
+    shop = Shop(database, schema)
+    shop.config["lanes"] = [{"table": f"{schema}.t", "key": "t:{sku}", "value": "column:v"}]
+    await database.execute(f"CREATE TABLE {schema}.t (id INT PRIMARY KEY, sku INT, v INT)")
+    async with shop.running() as (service, session):
+        await session.execute("INSERT INTO t VALUES (1, 7, 70), (2, 8, 80)")
+        await caught_up(service, session)
+        assert cached(service, "t:7") == 70
+        await session.execute("ALTER TABLE t DROP COLUMN sku")
+        await session.execute("UPDATE t SET v = 71 WHERE id = 1")
+        await caught_up(service, session)
+        assert cached(service, "t:7") is None
+        assert any("sku" in reason for reason in service.statistics().lanes[0].invalidations)
+        await session.execute("ALTER TABLE t ADD COLUMN sku INT")
+        await session.execute("UPDATE t SET sku = 7 WHERE id = 1")
+        await caught_up(service, session)
+        assert cached(service, "t:7") == 71
+
+
+async def test_an_old_binlog_is_read_as_its_tables_were_then(
+    database: DatabaseServer, schema: str
+) -> None:
+    shop = Shop(database, schema)
+    position = await _end_of_binlog(database)
+    await database.execute(
+        f"CREATE TABLE {schema}.t (id INT PRIMARY KEY, a VARCHAR(10), b INT UNSIGNED)",
+        f"INSERT INTO {schema}.t VALUES (1, 'one', 4294967295)",
+        f"ALTER TABLE {schema}.t MODIFY a VARCHAR(20) AFTER b, MODIFY b BIGINT",
+        f"INSERT INTO {schema}.t (id, a, b) VALUES (2, 'two', -2)",
+        f"ALTER TABLE {schema}.t DROP COLUMN a",
+        f"INSERT INTO {schema}.t VALUES (3, 3)",
+    )
+    shop.config["source"]["start"] = position
+    seen: dict[str, Any] = {}
+    config = load_config(shop.config, {})
+
+    def note(line: str) -> None:
+        operation = json.loads(line)
+        if operation["operation"] == "set":
+            seen[operation["key"]] = json.loads(operation["value"])
+
+    with anyio.move_on_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(tail, config, note)
+            while len(seen) < 3:
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+    assert seen == {
+        "row:t:1": {"id": 1, "a": "one", "b": 4294967295},
+        "row:t:2": {"id": 2, "b": -2, "a": "two"},
+        "row:t:3": {"id": 3, "b": 3},
+    }
+
+
+async def _end_of_binlog(database: DatabaseServer) -> str:
+    statement = "SHOW BINARY LOG STATUS" if is_mysql(database) else "SHOW MASTER STATUS"
+    file, offset, *_ = (await database.query(statement))[0]
+    return f"{file}:{offset}"

@@ -38,6 +38,7 @@ from lanecache.sinks.redis_address import parse_target
 from lanecache.sinks.redis_cluster import RedisClusterSink
 from lanecache.sinks.redis_nodes import Request
 from lanecache.sinks.redis_records import Record, Standing, slot_command, stand
+from lanecache.sinks.redis_replies import CLUSTER_COMMANDS_NEEDED
 from lanecache.sinks.redis_slots import (
     SLOTS,
     parse_redirect,
@@ -269,6 +270,71 @@ async def test_a_crash_between_slots_is_replayed_without_values_from_between(
     await apply_all(sink, durable, both(6))
     assert await values(empty_cluster, A, B, C) == [b"6"] * 3
     await sink.close()
+
+
+async def test_a_spilled_transaction_that_was_cut_short_is_written_again(
+    empty_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable = Durable()
+    sink = await opened(empty_cluster, durable, batch_bytes_max=1000)
+    await apply_all(sink, durable, both(1), both(2))
+    spilled = transaction(3, *(Set(f"s:{n}", b"3") for n in range(50)), Delete(A), spilled=True)
+    parts = 0
+    set_part = RedisClusterSink._set
+
+    async def set_some(self: RedisClusterSink, *args: Any) -> None:
+        nonlocal parts
+        parts += 1
+        if parts > 3:
+            raise SinkUnavailable("cut short")
+        await set_part(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisClusterSink, "_set", set_some)
+        with pytest.raises(SinkUnavailable, match="cut short"):
+            await sink.apply([spilled])
+    keys = [f"s:{n}" for n in range(50)]
+    assert 0 < (await values(empty_cluster, *keys)).count(b"3") < 50
+    found = await sink.open(SOURCE, "writer", durable)
+    assert found is not None
+    assert found.position == both(2).position
+    assert sink._replay is not None
+    assert sink._replay.horizon == spilled.position
+    await sink.apply([spilled, transaction(4, Set("s:0", b"4"))])
+    assert durable.count == 4
+    assert await values(empty_cluster, A, B, *keys) == [None, b"2", b"4", *[b"3"] * 49]
+    await sink.close()
+
+
+async def test_a_user_of_few_rights_writes_under_its_name(empty_cluster: RedisCluster) -> None:
+    user, rights = "lane", CLUSTER_COMMANDS_NEEDED.split()
+    primaries = [await empty_cluster.owner(slot_of(key)) for key in (A, B, C)]
+    for node in primaries:
+        await node.execute("ACL", "SETUSER", user, "on", ">p@", "~*", *rights)
+    url = empty_cluster.url().replace("://", f"://{user}:p%40@")
+    durable, sink = Durable(), RedisClusterSink(SinkConfig(url=url), name="main")
+    # The replicas do not know the user; they are asked for nothing once a primary has answered.
+    order = [*primaries, *empty_cluster.nodes]
+    sink._seeds = [(node.host, node.port) for node in order]
+    await sink.open(SOURCE, "writer", durable)
+    await sink.apply([both(1), transaction(2, Clear("none"), Set(A, {"f": b"2"}, 9.0))])
+    assert durable.count == 2
+    for node in primaries:
+        assert b"name=lanecache:shop" in await raw(node, "CLIENT", "LIST")
+    await sink.close()
+    await sink.open(SOURCE, "writer", durable)
+    await sink.close()
+    for node in primaries:
+        await node.execute("ACL", "DELUSER", user)
+
+
+async def raw(node: Redis, *command: str) -> bytes:
+    async with node.client() as client:
+        connection = await client.connection_pool.get_connection()
+        await connection.send_command(*command)
+        answer: bytes = await connection.read_response()
+        await client.connection_pool.release(connection)
+    return answer
 
 
 async def test_a_replayed_clear_spares_what_came_after_it(empty_cluster: RedisCluster) -> None:

@@ -89,6 +89,10 @@ async def test_what_is_wrong_with_sentinels_is_said(watched: RedisSentinel) -> N
     with pytest.raises(SinkError, match="refused the login") as login:
         await sink_for(url.replace(":pw@", ":nope@")).open(SOURCE, "w", Durable())
     assert not login.value.retryable
+    sentinel = watched.sentinels[0]
+    plain = f"redis://:spw@{sentinel.host}:{sentinel.port}"
+    with pytest.raises(SinkError, match=r"is a Sentinel: write its URL as redis\+sentinel://"):
+        await sink_for(plain).open(SOURCE, "w", Durable())
     with pytest.raises(SinkUnavailable, match="none of the Sentinels"):
         await sink_for("redis+sentinel://127.0.0.1:1/main").open(SOURCE, "w", Durable())
 
@@ -176,6 +180,9 @@ async def test_ten_equal_keys_end_exact_through_kills_and_fail_overs(
         assert [json.loads(value) for value in await read()] == [
             {"id": key, "n": number} for key, number in rows
         ]
-    # An old primary may be read once more while the reader turns; a mix is never seen.
-    assert [each for each in reader.violations if not each.startswith("back")] == []
+    # At each fail-over the old primary goes back once as it follows the new one, and a read of it
+    # may still be under way when the reader turns. Nothing else goes back, and a mix is never seen.
+    back = [each for each in reader.violations if each.startswith("back")]
+    assert len(back) <= 4
+    assert back == reader.violations
     assert reader.reads > 300

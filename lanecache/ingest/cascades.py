@@ -93,37 +93,38 @@ class Cascades:
     """
 
     def __init__(self) -> None:
-        self._keys: set[ForeignKey] = set()
+        self.keys: set[ForeignKey] = set()
+        """All that was learnt."""
 
     def learn(self, keys: Iterable[ForeignKey]) -> bool:
         """Add foreign keys; true if one of them was not known."""
-        before = len(self._keys)
-        self._keys.update(keys)
-        return len(self._keys) != before
+        before = len(self.keys)
+        self.keys.update(keys)
+        return len(self.keys) != before
 
     def __bool__(self) -> bool:
-        return bool(self._keys)
+        return bool(self.keys)
 
     def watches(self, table: TableName) -> bool:
         """Tell whether a change of the table may cascade."""
-        return any(key.parent == table for key in self._keys)
+        return any(key.parent == table for key in self.keys)
 
     def columns(self, parent: TableName) -> frozenset[str]:
         """Give the parent's columns whose change cascades."""
         return frozenset(
-            key.parent_column for key in self._keys if key.parent == parent and key.acts_on_update
+            key.parent_column for key in self.keys if key.parent == parent and key.acts_on_update
         )
 
     def reached_by_delete(self, parent: TableName) -> list[TableName]:
         """Give the tables that the deletion of a row of the parent may change."""
         return self._reached(
-            {key.child for key in self._keys if key.parent == parent and key.acts_on_delete}
+            {key.child for key in self.keys if key.parent == parent and key.acts_on_delete}
         )
 
     def reached_by_update(self, parent: TableName) -> list[TableName]:
         """Give the tables that a change of the parent's ``columns`` may change."""
         return self._reached(
-            {key.child for key in self._keys if key.parent == parent and key.acts_on_update}
+            {key.child for key in self.keys if key.parent == parent and key.acts_on_update}
         )
 
     def _reached(self, tables: set[TableName]) -> list[TableName]:
@@ -131,5 +132,5 @@ class Cascades:
         reached: set[TableName] = set()
         while tables:
             reached |= tables
-            tables = {key.child for key in self._keys if key.parent in tables} - reached
+            tables = {key.child for key in self.keys if key.parent in tables} - reached
         return sorted(reached)

@@ -16,8 +16,8 @@ from lanecache.ingest.values import json_text
 
 _REPLACE, _INSERT, _REMOVE = 0, 1, 2
 
-# A path as MySQL writes it: $, then .key, ."quoted key", [index], [last] or [last-index]. It quotes a key that is no
-# ECMAScript identifier, so that one without quotes ends where the next leg begins.
+# A path as MySQL writes it: $, then .key, ."quoted key", [index], [last] or [last-index]. It quotes
+# a key that is no ECMAScript identifier, so that one without quotes ends where the next leg begins.
 _LEG = re.compile(r'\.([^."\[]+)|\.("(?:[^"\\]|\\.)*")|\[(\d+)\]|\[last(?:-(\d+))?\]')
 
 

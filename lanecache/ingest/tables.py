@@ -111,14 +111,20 @@ class MappedTable:
             images, careful = read_rows(decoder, data, start, end)
         except BinlogError as error:
             return 0, self.clear(str(error), into)
+        rows = len(images) >> 1 if kind.has_both_images else len(images)
         if self._row_end:
-            return len(images), self._map_current(bound, kind, images, into)
-        if careful:
-            return len(images), _map_carefully(bound, kind, images, into)
-        if kind.has_both_images:
-            return len(images) >> 1, bound.update(images, into) or ()
-        change = bound.write if kind is RowKind.WRITE else bound.delete
-        return len(images), change(images, into) or ()
+            problems: Sequence[Problem] = self._map_current(bound, kind, images, into)
+        elif careful:
+            problems = _map_carefully(bound, kind, images, into)
+        elif kind.has_both_images:
+            problems = bound.update(images, into) or ()
+        else:
+            change = bound.write if kind is RowKind.WRITE else bound.delete
+            problems = change(images, into) or ()
+        if bound.problems:
+            # The lanes that cannot work on this shape have cleared their prefixes.
+            problems = [*bound.problems, *problems]
+        return rows, problems
 
     def _map_current(
         self,

@@ -25,7 +25,6 @@ class RedisCluster:
         primaries: how many primaries; the slots are shared out evenly, in order.
         replicas: whether each primary gets a replica.
         options: more options of every node.
-        tls: every node insists on TLS, with one authority.
     """
 
     def __init__(

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from lanecache.config import SinkConfig
     from lanecache.operation import Position, Sink
 
-_SCHEMES = "redis://, rediss://, unix://, memcached://, memcacheds:// and memory:"
+_SCHEMES = (
+    "redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, memcached://, "
+    "memcacheds:// and memory:"
+)
 
 
 def make_sink(name: str, config: SinkConfig) -> Sink:

@@ -37,6 +37,7 @@ from lanecache.sinks.redis_replies import (
     error_of_cluster,
     error_of_no_cluster,
     error_of_reply,
+    error_of_sentinel,
     error_of_tls,
     error_of_version,
 )
@@ -249,6 +250,8 @@ async def _check_server(protocol: RedisProtocol, where: str, sink: str, *, clust
     fields = parse_info(answer)
     # Valkey 9 has renamed the field.
     mode = fields.get("server_mode") or fields.get("redis_mode")
+    if mode == "sentinel":
+        raise error_of_sentinel(where, sink)
     in_cluster = mode == "cluster"
     if mode is not None and in_cluster != cluster:
         raise error_of_cluster(where, sink) if in_cluster else error_of_no_cluster(where, sink)

@@ -126,6 +126,13 @@ def error_of_version(version: str, where: str, sink: str = "") -> SinkError | No
     )
 
 
+def error_of_sentinel(where: str, sink: str = "") -> SinkError:
+    """Refuse a Sentinel in place of what it watches."""
+    return SinkError(
+        f"Redis at {where} is a Sentinel: write its URL as redis+sentinel://{where}/NAME", sink=sink
+    )
+
+
 def error_of_no_cluster(where: str, sink: str = "") -> SinkError:
     """Refuse a single server in place of a cluster."""
     return SinkError(
