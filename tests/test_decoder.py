@@ -11,14 +11,8 @@ from lanecache.config import LaneConfig
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
-from lanecache.ingest.decoder import (
-    Committed,
-    Decoder,
-    Discarded,
-    ForeignKeysWanted,
-    Overflow,
-    SchemaWanted,
-)
+from lanecache.ingest.decoder import Decoder
+from lanecache.ingest.outputs import Committed, Discarded, ForeignKeysWanted, Overflow, SchemaWanted
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Clear, Delete, Operation, Position, Set
 from lanecache.row import Problem

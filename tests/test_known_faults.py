@@ -19,8 +19,9 @@ from lanecache.config import LaneConfig
 from lanecache.errors import EventUnknown
 from lanecache.gtid import MysqlGtidSet, parse_gtid_set
 from lanecache.ingest import binlog as b
-from lanecache.ingest.decoder import Committed, Decoder
+from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.files import BinlogFiles
+from lanecache.ingest.outputs import Committed
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Position, Set
 from lanecache.testing.binlog import BinlogBuilder, make_block

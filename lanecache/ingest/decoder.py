@@ -17,6 +17,15 @@ import msgspec
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
+from lanecache.ingest.outputs import (
+    Committed,
+    DecoderCounts,
+    Discarded,
+    ForeignKeysWanted,
+    Output,
+    Overflow,
+    SchemaWanted,
+)
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.statements import Statement, StatementKind, classify
 from lanecache.ingest.tables import MappedTable, NamedTable, Place, Tables
@@ -60,54 +69,6 @@ _CHECKSUM_RESIDUE = 0x2144DF1C
 _GTIDS = frozenset({b.GTID, b.ANONYMOUS_GTID, b.GTID_TAGGED, b.MARIADB_GTID})
 _HEARTBEATS = frozenset({b.HEARTBEAT, b.HEARTBEAT_V2})
 _MEASURE_BYTES = 1 << 32  # next_position has 32 bits
-
-
-class Committed(msgspec.Struct, frozen=True, gc=False):
-    """A transaction is whole: its net effect for each audience, and where the source stands now.
-
-    ``invalidated`` says that it was rolled back (in whole or to a savepoint) although it is in the
-    binlog, so that what was handed on as ``Overflow`` has to be applied as deletions only.
-    """
-
-    operations: Sequence[OperationSet]
-    position: Position
-    committed_at: float
-    invalidated: bool = False
-
-
-class Overflow(msgspec.Struct, frozen=True):
-    """A part of a transaction that is too large for memory; more and ``Committed`` follow."""
-
-    operations: Sequence[OperationSet]
-
-
-class Discarded(msgspec.Struct, frozen=True):
-    """The transaction under way is void: what was handed on of it must not be applied."""
-
-
-class ForeignKeysWanted(msgspec.Struct, frozen=True):
-    """``learn_foreign_keys`` has to be called before the walk goes on: a table was changed."""
-
-
-class SchemaWanted(msgspec.Struct, frozen=True):
-    """``provide_schema`` has to be called for this table before the walk goes on."""
-
-    table: NamedTable
-
-
-Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted
-
-
-class DecoderCounts(msgspec.Struct):
-    """What went through, and when the source last said something (its own clock, seconds)."""
-
-    events: int = 0
-    bytes: int = 0
-    rows: int = 0
-    transactions: int = 0
-    skipped_events: int = 0
-    invalidations: int = 0
-    last_timestamp: int = 0
 
 
 class Decoder:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -28,9 +27,12 @@ from lanecache.errors import (
     SourceUnavailable,
 )
 from lanecache.ingest.address import parse_source_url
-from lanecache.ingest.decoder import (
+from lanecache.ingest.decoder import Decoder
+from lanecache.ingest.file_stream import FileStream
+from lanecache.ingest.files import BinlogFiles, is_file_url
+from lanecache.ingest.outlet import Outlet, Versions
+from lanecache.ingest.outputs import (
     Committed,
-    Decoder,
     DecoderCounts,
     Discarded,
     ForeignKeysWanted,
@@ -38,8 +40,6 @@ from lanecache.ingest.decoder import (
     Overflow,
     SchemaWanted,
 )
-from lanecache.ingest.file_stream import FileStream
-from lanecache.ingest.files import BinlogFiles, is_file_url
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.spill import SpilledOperations
@@ -50,7 +50,6 @@ from lanecache.operation import (
     OperationSet,
     Position,
     Transaction,
-    Version,
 )
 from lanecache.statistics import LinkState, SourceStatistics
 
@@ -66,40 +65,6 @@ _POSITION_INTERVAL_S = 1.0
 _STEADY_AFTER_S = 5.0
 # A damaged event may be the connection's fault: the same place is read this often before giving up.
 _DAMAGED_TRIES_MAX = 3
-
-
-class Outlet(Protocol):
-    """Where transactions go: one per sink."""
-
-    @property
-    def full(self) -> bool:
-        """Whether ``wait_room`` has to be awaited before more is offered."""
-        ...
-
-    def offer(self, transaction: Transaction) -> None:
-        """Take the next transaction."""
-        ...
-
-    async def wait_room(self) -> None:
-        """Wait until there is room."""
-        ...
-
-
-class Versions:
-    """Gives out versions that rise in binlog order, above what a target has stored."""
-
-    def __init__(self) -> None:
-        self._origin = secrets.randbits(64)
-        self._clock = 0
-
-    def stay_above(self, version: Version) -> None:
-        """Give out nothing at or below ``version``."""
-        self._clock = max(self._clock, version.clock)
-
-    def next(self) -> Version:
-        """Give the next version: the wall clock in milliseconds, shifted, or one more than last."""
-        self._clock = max(self._clock + 1, time.time_ns() // 1_000_000 << 16)
-        return Version(self._clock, self._origin)
 
 
 class Ingest:
