@@ -185,6 +185,8 @@ class Delivery:
             queue_bytes_max=self._config.queue_bytes_max,
             position=str(self.position or ""),
             durable_at=done.durable_at,
+            # Not part of the protocol: a sink that counts them has it.
+            invalidated=getattr(self._sink, "invalidated", 0),
             waiting_s=waiting_s,
             last_error=self._last_error,
         )

@@ -45,6 +45,7 @@ _SINK_COUNTERS = {
     "transactions": "Source transactions made durable in the target.",
     "operations": "Operations made durable in the target.",
     "bytes": "Bytes sent to the target.",
+    "invalidated": "Values that the target cannot hold, whose keys were deleted.",
 }
 _SINK_GAUGES = {
     "waiting_s": ("lag_seconds", "How long the oldest accepted transaction has waited."),
