@@ -8,7 +8,7 @@ the pipeline begins again at the position that is stored there, and the others s
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -40,6 +40,7 @@ class Pipeline:
         deliveries: one for each sink, by name.
         lanes: for each sink, the prefixes of its lanes and their signatures.
         report: takes each invalidation that law 1 asks for, with where it happened.
+        ends: whether the reading has an end (``--once``, files): then every sink is waited for.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Pipeline:
         *,
         lanes: Mapping[str, Mapping[str, str]],
         report: Callable[[Problem, str], None],
+        ends: bool,
     ) -> None:
         self.deliveries = deliveries
-        self._outlets = {
-            name: _Outlet(delivery, deliveries.values()) for name, delivery in deliveries.items()
-        }
+        self._ends = ends
+        others = () if ends else deliveries.values()
+        self._outlets = {name: _Outlet(delivery, others) for name, delivery in deliveries.items()}
         self.ingest = Ingest(config, mapping, self._outlets, lanes=lanes, report=report)
 
     async def run(self, stopping: anyio.Event, *, once: bool, drain_s: Callable[[], float]) -> None:
@@ -130,7 +132,7 @@ class Pipeline:
         for name in self.deliveries:
             group.start_soon(guard, open_one, name, name=f"open {name}")
         while True:
-            with anyio.move_on_after(None if once else _LATE_AFTER_S):
+            with anyio.move_on_after(None if self._ends else _LATE_AFTER_S):
                 await opened.wait()
             if checkpoints:
                 break
@@ -147,9 +149,9 @@ class Pipeline:
 class _Outlet:
     """A delivery as the engine sees it; the one of a dead sink never holds the others up."""
 
-    def __init__(self, delivery: Delivery, all_deliveries: Any) -> None:
+    def __init__(self, delivery: Delivery, others: Iterable[Delivery]) -> None:
         self._delivery = delivery
-        self._all = all_deliveries
+        self._others = others
         self.late = False
 
     @property
@@ -158,7 +160,7 @@ class _Outlet:
         if self.late or not delivery.full:
             return False
         if delivery.state is LinkState.WAITING and any(
-            other.state is LinkState.CONNECTED for other in self._all
+            other.state is LinkState.CONNECTED for other in self._others
         ):
             delivery.detach()
             return False

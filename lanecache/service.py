@@ -116,7 +116,12 @@ class Service:
             self._views[name] = SinkView(sink, deliveries[name])
         self._deliveries |= deliveries
         return Pipeline(
-            config, lanes, deliveries, lanes=signatures, report=self._invalidations.report
+            config,
+            lanes,
+            deliveries,
+            lanes=signatures,
+            report=self._invalidations.report,
+            ends=self._once or self._files,
         )
 
     @property
