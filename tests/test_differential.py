@@ -28,6 +28,7 @@ from lanecache.ingest.rows import RowKind, TableCode, compile_rows, read_rows
 from lanecache.ingest.table import packed_int, parse_table_map
 from lanecache.row import ColumnForm, ColumnUse, Unreadable
 from lanecache.servers import DatabaseServer, MySql
+from lanecache.testing.plugin import NewDatabase
 
 # A few character sets stand for all: lanecache's are compared with the servers themselves.
 CHARSETS = ("utf8mb4", "latin1", "sjis", "gbk", "cp866", "utf16", "ucs2", "swe7", "binary")
@@ -159,8 +160,12 @@ def other_rows(
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 async def test_values_are_those_of_mysql_replication_or_the_difference_is_known(
-    database: DatabaseServer, schema: str
+    new_database: NewDatabase,
 ) -> None:
+    # A server of its own: what other tests rotate would be in the way.
+    database = await new_database()
+    schema = "differential"
+    await database.execute(f"CREATE DATABASE {schema}")
     version = tuple(map(int, re.findall(r"\d+", await database.scalar("SELECT VERSION()"))[:2]))
     product = database.product.name
     cases = chosen(product, cases_of(product, version))
