@@ -578,6 +578,8 @@ async def test_a_redis_that_is_a_replica_is_said_and_waited_for(
     with Lanecache(tmp_path, "run", config) as process:
         await process.wait_logged("read-only replica", "trying again")
         await replica.execute("REPLICAOF", "NO", "ONE")
+        # It begins at the binlog's end, and where that is, it reads only now.
+        await process.wait_logged("streaming from")
         await mariadb.execute("INSERT INTO replicated.t VALUES (1)")
         await eventually(lambda: value(replica, "t:1"), {"id": 1}, process)
         assert (await process.end()).code == 0

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.config import SinkConfig
 from lanecache.errors import ConfigError, SinkConflict, SinkError, SinkUnavailable
@@ -23,6 +22,7 @@ from lanecache.sinks.memcached_address import parse_target
 from lanecache.sinks.memcached_commands import HASH_FLAGS, exptime, position_key, stored_key
 from lanecache.sinks.memcached_record import Record
 from lanecache.testing.proxy import Direction, FaultProxy
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 POSITION_KEY = position_key(SOURCE)
 ITEM_BYTES_MAX = 512 * 1024  # the lowest that goes with the server's chunks of 512 kB

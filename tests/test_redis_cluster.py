@@ -23,7 +23,6 @@ from exactness import (
 )
 from redis.asyncio.cluster import RedisCluster as ClusterClient
 from redis.exceptions import RedisError
-from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.config import SinkConfig
 from lanecache.delivery import Delivery, SinkRewound
@@ -47,6 +46,7 @@ from lanecache.sinks.redis_slots import (
     slot_of,
     witnesses_of,
 )
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 pytestmark = pytest.mark.servers
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from exactness import KEYS, CounterReader, CounterWriter, Runner, counter_config, create_counters
 from redis.exceptions import RedisError
-from sink_contract import SOURCE, Durable, transaction
 
 from lanecache.config import SinkConfig
 from lanecache.delivery import Delivery, SinkRewound
@@ -23,6 +22,7 @@ from lanecache.servers.programs import find_programs
 from lanecache.servers.redis_groups import RedisSentinel
 from lanecache.sinks.make import check_sink
 from lanecache.sinks.redis import RedisSink
+from lanecache.testing.sink_contract import SOURCE, Durable, transaction
 
 pytestmark = pytest.mark.servers
 

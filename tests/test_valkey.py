@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from exactness import KEYS, Runner, counter_config, torture
-from sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 from lanecache.config import SinkConfig
 from lanecache.errors import SinkError
@@ -19,6 +18,7 @@ from lanecache.servers.programs import find_programs
 from lanecache.sinks.make import check_sink
 from lanecache.sinks.redis import RedisSink
 from lanecache.sinks.redis_commands import common_prefix, writer_name
+from lanecache.testing.sink_contract import SOURCE, Durable, SinkContract, Value, transaction
 
 pytestmark = pytest.mark.servers
 

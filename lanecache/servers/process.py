@@ -174,7 +174,7 @@ class PrivateServer(ABC):
             await self._prepare()
         for attempts_left in (3, 2, 1, 0):
             if not self.port:
-                self.port = _free_port()
+                self.port = free_port()
             try:
                 await self._run_until_ready()
                 break
@@ -379,7 +379,12 @@ def _short_folder() -> str:
     return usual if len(usual) <= FOLDER_LENGTH_MAX - len("/lanecache-xxxxxxxx") else "/tmp"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a TCP port that nothing on this machine listens on now, below the ephemeral ones.
+
+    Raises:
+        ServerFailed: there is none.
+    """
     for _ in range(100):
         port = random.SystemRandom().choice(PORTS)
         if _port_is_free(port):

@@ -10,7 +10,7 @@ import anyio
 from redis.exceptions import RedisError
 
 from lanecache.servers.caches import Redis
-from lanecache.servers.process import POLL_INTERVAL_S, Option, ServerFailed
+from lanecache.servers.process import POLL_INTERVAL_S, Option, ServerFailed, free_port
 
 GROUP_TIMEOUT_S = 60.0
 SLOTS = 16384
@@ -45,7 +45,9 @@ class RedisCluster:
         }
         self.primaries = primaries
         self.nodes = [
-            kind(series, options=wanted) for _ in range(primaries * (2 if replicas else 1))
+            # The bus's default port, 10,000 above the other, may be any connection's own.
+            kind(series, options={**wanted, "cluster-port": free_port()})
+            for _ in range(primaries * (2 if replicas else 1))
         ]
 
     def url(self) -> str:
@@ -70,10 +72,11 @@ class RedisCluster:
     async def add(self) -> Redis:
         """Start one more node and let it join as a primary without slots."""
         first = self.nodes[0]
-        node = type(first)(first.program.series, options=first.options)
+        options = {**first.options, "cluster-port": free_port()}
+        node = type(first)(first.program.series, options=options)
         self.nodes.append(node)
         await node.start()
-        await node.execute("CLUSTER", "MEET", first.host, first.port)
+        await _meet(node, first)
         await self.wait_agreed()
         return node
 
@@ -178,7 +181,7 @@ class RedisCluster:
             last = SLOTS * (number + 1) // len(primaries) - 1
             await node.execute("CLUSTER", "ADDSLOTSRANGE", first, last)
         for node in self.nodes[1:]:
-            await node.execute("CLUSTER", "MEET", self.nodes[0].host, self.nodes[0].port)
+            await _meet(node, self.nodes[0])
         await self.wait_agreed()
         for primary, replica in zip(primaries, self.nodes[self.primaries :], strict=False):
             await replica.execute("CLUSTER", "REPLICATE", await self.identity(primary))
@@ -336,6 +339,12 @@ class RedisSentinel:
     async def _ask(self, sentinel: Redis, *command: str) -> Any:
         async with sentinel.client(password=self._sentinel_password or None) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def _meet(node: Redis, other: Redis) -> None:
+    """Let a node get to know another one of the cluster."""
+    bus_port = int(str(other.options["cluster-port"]))
+    await node.execute("CLUSTER", "MEET", other.host, other.port, bus_port)
 
 
 async def _is_primary(node: Redis) -> bool:
