@@ -129,6 +129,13 @@ class BoundTable(Protocol):
         """
         ...
 
+    def restore(self, image: Image, into: Sequence[OperationSet]) -> None:
+        """Map a row as it stands, from an after image, by the lanes that are not in Python.
+
+        What they would store of it is among the operations; the deletions there mean nothing.
+        """
+        ...
+
 
 class TableMapping(Protocol):
     """All lanes of a configuration."""

@@ -38,6 +38,7 @@ class SourceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0  # row changes of mapped tables
     transactions: int = 0
     skipped: int = 0  # events that no lane wanted
+    reread_rows: int = 0  # whose values the binlog lacked, and the database gave
     bytes: int = 0  # of the binlog, as received
     lag_s: float | None = None  # the last event's age by its own timestamp; None before the first
     last_event_at: float | None = None  # when the last event was received

@@ -33,6 +33,7 @@ _SOURCE_COUNTERS = {
     "rows": "Row changes of mapped tables.",
     "transactions": "Source transactions read.",
     "skipped": "Binlog events that no lane wanted.",
+    "reread_rows": "Rows that were read again since their binlog events lacked columns.",
     "bytes": "Bytes of binlog received.",
     "reconnects": "Times the connection to the source was made again.",
 }

@@ -26,6 +26,7 @@ from lanecache.ingest.outputs import (
     Overflow,
     SchemaWanted,
 )
+from lanecache.ingest.reread import PartialRows
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.statements import Statement, StatementKind, classify
 from lanecache.ingest.tables import MappedTable, NamedTable, Place, Tables
@@ -89,6 +90,7 @@ class Decoder:
         report: Callable[[Problem, str], None],
         server_id: int = 0,
         counts: DecoderCounts | None = None,
+        reread: bool = False,
     ) -> None:
         """Begin behind ``position``.
 
@@ -100,6 +102,7 @@ class Decoder:
             report: is called for each invalidation that law 1 asks for, with where it happened.
             server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
+            reread: note the rows that can be read again, in ``Committed.partial``.
         """
         self.counts = counts if counts is not None else DecoderCounts()
         self.server_version = ""
@@ -122,6 +125,7 @@ class Decoder:
         self._overflowed = False
         self._rolled_back = False
         self._prepared = PreparedTransactions()
+        self._partial = PartialRows() if reread else None
         # Where the last transaction ended, and so where the one under way begins.
         self._ends_at = msgspec.structs.replace(position, resume=None)
 
@@ -293,6 +297,7 @@ class Decoder:
     def _void(self) -> Iterator[Output]:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""
         overflowed = self._overflowed
+        self._discard_partial()
         self._open = False
         self._start = None
         self._operations = self._nothing()
@@ -306,6 +311,10 @@ class Decoder:
         self._operations = self._nothing()
         self._overflowed = True
         return part
+
+    def _discard_partial(self) -> None:
+        if self._partial is not None:
+            self._partial.discard()
 
     def _commit(self, timestamp: int) -> Committed:
         start = self._start
@@ -324,11 +333,15 @@ class Decoder:
         if self._rolled_back:
             for operations in self._operations:
                 operations.invalidate()
+        if self._rolled_back or self._overflowed:
+            self._discard_partial()
+        partial = self._partial.take(self._operations) if self._partial is not None else ()
         committed = Committed(
             operations=self._operations,
             position=self._here(),
             committed_at=committed_at,
             invalidated=self._rolled_back,
+            partial=partial,
         )
         self.counts.transactions += 1
         self._ends_at = committed.position
@@ -365,7 +378,9 @@ class Decoder:
         unpack = self._unpack if event in _ROWS_COMPRESSED else None
         for problem in table.cascade(kind, data, start, stop, self._operations, unpack=unpack):
             self._invalidated(problem)
-        rows, problems = table.apply(kind, data, start, stop, self._operations, unpack=unpack)
+        rows, problems = table.apply(
+            kind, data, start, stop, self._operations, unpack=unpack, partial=self._partial
+        )
         self.counts.rows += rows
         for problem in problems:
             self._invalidated(problem)
@@ -378,6 +393,7 @@ class Decoder:
         if prepare.one_phase:
             yield self._commit(timestamp)
             return
+        self._discard_partial()
         operations, self._operations = self._operations, self._nothing()
         held_bytes = sum(part.size_bytes for part in operations) + self._prepared.held_bytes
         if self._overflowed or held_bytes > self._transaction_bytes_max:
@@ -393,6 +409,7 @@ class Decoder:
 
     def _decide(self, kind: StatementKind, xid: str, timestamp: int) -> Committed:
         """Apply or drop what an XA transaction held, at XA COMMIT or XA ROLLBACK."""
+        self._discard_partial()
         held = self._prepared.take(xid)
         if kind is StatementKind.XA_COMMIT:
             if held is None:

@@ -40,6 +40,9 @@ from lanecache.ingest.outputs import (
     Overflow,
     SchemaWanted,
 )
+from lanecache.ingest.reread import Rereads
+from lanecache.ingest.rereader import Rereader
+from lanecache.ingest.row_query import SESSION
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.spill import SpilledOperations
@@ -54,6 +57,8 @@ from lanecache.operation import (
 from lanecache.statistics import LinkState, SourceStatistics
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from lanecache.config import Config
     from lanecache.row import Problem, TableMapping
 
@@ -111,6 +116,8 @@ class Ingest:
         self._spills: list[SpilledOperations] = []
         self._damaged_tries = 0
         self._started = anyio.Event()
+        self._rereads = Rereads()
+        self._rereader: Rereader | None = None
         # For statistics.
         self._state = LinkState.CONNECTING
         self._last_error = ""
@@ -200,6 +207,7 @@ class Ingest:
             rows=counts.rows,
             transactions=counts.transactions,
             skipped=counts.skipped_events,
+            reread_rows=counts.reread_rows,
             bytes=counts.bytes,
             lag_s=self._lag_s(),
             last_event_at=self._last_event_at,
@@ -346,6 +354,7 @@ class Ingest:
                 self._ahead.setdefault(name, position)
             position = position.resume
         self._drop_spills()
+        self._rereads.discard()
         self._facts = facts = await self.server.facts()
         end = await self.server.position() if once else None
         async with self._open(position, facts, once=once) as stream:
@@ -357,6 +366,7 @@ class Ingest:
                 report=self._report,
                 server_id=facts.server_id,
                 counts=self._counts,
+                reread=isinstance(self.server, Server),
             )
             await self._provide_schemas(decoder, facts)
             decoder.learn_foreign_keys(await self.server.foreign_keys())
@@ -364,6 +374,7 @@ class Ingest:
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
                 group.start_soon(self._store_positions, name="store positions")
+                self._start_rereader(group, facts)
                 try:
                     await self._read(stream, decoder)
                 except (SourceError, BinlogError) as error:
@@ -436,6 +447,10 @@ class Ingest:
                 for outlet in outlets:
                     if outlet.full:
                         await outlet.wait_room()
+            if self._rereads:
+                # All that the block held was taken; it may end behind the last transaction.
+                self._rereads.read_up_to(decoder.read_up_to)
+                self._settle_rereads()
             self._damaged_tries = 0
 
     def _connected(self) -> None:
@@ -451,7 +466,16 @@ class Ingest:
     async def _take(self, output: Output, decoder: Decoder) -> None:
         if isinstance(output, Committed):
             self._position = output.position
+            if self._rereads or output.partial:
+                self._rereads.committed(
+                    output.operations, output.partial, spilled=bool(self._spills)
+                )
+                self._rereads.read_up_to(decoder.read_up_to)
             self._commit(output)
+            if self._rereads:
+                self._settle_rereads()
+                if output.partial and self._rereader is not None:
+                    self._rereader.wake()
         elif isinstance(output, Overflow):
             self._spill(output.operations)
         elif isinstance(output, SchemaWanted):
@@ -496,6 +520,37 @@ class Ingest:
                         continue
                     del self._ahead[name]
                 self._outlets[name].offer(transaction)
+
+    def _start_rereader(self, group: TaskGroup, facts: ServerFacts) -> None:
+        self._rereader = None
+        if isinstance(self.server, Server):
+            # A connection of its own: its session differs, and nothing waits for its queries.
+            server = Server(
+                self.server.address,
+                connect_timeout_s=self._config.source.connect_timeout_s,
+                session=SESSION,
+            )
+            self._rereader = Rereader(
+                server,
+                facts,
+                self._rereads,
+                audiences=len(self._mapping.audiences),
+                settle=self._settle_rereads,
+            )
+            group.start_soon(self._rereader.run, name="read rows again")
+
+    def _settle_rereads(self) -> None:
+        """Offer what was read again and is right where the stream stands."""
+        settled = self._rereads.settled()
+        if not settled or self._position is None:
+            return
+        effects = [OperationSet() for _ in self._mapping.audiences]
+        for found in settled:
+            for effect, writes in zip(effects, found.writes, strict=True):
+                for write in writes:
+                    effect.add(write)
+        self._counts.reread_rows += len(settled)
+        self._offer(Committed(effects, self._position, time.time()), effects)
 
     def _spill(self, parts: Sequence[OperationSet]) -> None:
         if not self._spills:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from lanecache.ingest.reread import PartialRow
     from lanecache.ingest.tables import NamedTable
     from lanecache.operation import OperationSet, Position
 
@@ -17,12 +18,14 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     ``invalidated`` says that it was rolled back (in whole or to a savepoint) although it is in the
     binlog, so that what was handed on as ``Overflow`` has to be applied as deletions only.
+    ``partial`` has the rows that are to be read again (see ``reread``).
     """
 
     operations: Sequence[OperationSet]
     position: Position
     committed_at: float
     invalidated: bool = False
+    partial: Sequence[PartialRow] = ()
 
 
 class Overflow(msgspec.Struct, frozen=True):
@@ -57,4 +60,5 @@ class DecoderCounts(msgspec.Struct):
     transactions: int = 0
     skipped_events: int = 0
     invalidations: int = 0
+    reread_rows: int = 0
     last_timestamp: int = 0

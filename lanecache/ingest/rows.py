@@ -43,7 +43,7 @@ VALUE_ERRORS = (ValueError, IndexError, OverflowError)
 READ_ERRORS = (*VALUE_ERRORS, struct.error)
 """What a fast decoder can raise, be it for one value or because rows do not end where they must."""
 
-_NOT_IN_IMAGE = Unreadable("the column is not in the row image")
+NOT_IN_IMAGE = Unreadable("the column is not in the row image")
 _NULL = {ColumnForm.JSON: "'null'", ColumnForm.TEXT: "None", ColumnForm.RAW: "None", None: "None"}
 
 
@@ -241,7 +241,7 @@ def _compile(code: TableCode, images: Sequence[_Image], *, careful: bool) -> Dec
     namespace = {
         **CODE_NAMES,
         **source.names,
-        "not_in_image": _NOT_IN_IMAGE,
+        "not_in_image": NOT_IN_IMAGE,
         "Unreadable": Unreadable,
         "VALUE_ERRORS": VALUE_ERRORS,
     }

@@ -96,6 +96,7 @@ class Server:
         *,
         connect_timeout_s: float = 10.0,
         query_timeout_s: float = 60.0,
+        session: Sequence[str] = (),
     ) -> None:
         """Make a server that is connected to at the first query.
 
@@ -103,10 +104,12 @@ class Server:
             address: where, and as whom.
             connect_timeout_s: limit for the whole of a login.
             query_timeout_s: limit for a query; the connection is closed when it is met.
+            session: statements that every connection begins with.
         """
         self.address = address
         self._connect_timeout_s = connect_timeout_s
         self._query_timeout_s = query_timeout_s
+        self._session = tuple(session)
         self._connection: Connection | None = None
         self._lock = anyio.Lock()
         self._facts: ServerFacts | None = None
@@ -145,7 +148,13 @@ class Server:
     async def _query(self, statement: str, arguments: Sequence[object]) -> list[dict[str, Any]]:
         if self._connection is None:
             self._facts = None
-            self._connection = await log_in(self.address, timeout_s=self._connect_timeout_s)
+            connection = await log_in(self.address, timeout_s=self._connect_timeout_s)
+            # Kept at once, so that whatever fails here closes it.
+            self._connection = connection
+            with anyio.fail_after(self._connect_timeout_s):
+                async with connection.cursor(DictCursor) as cursor:
+                    for setting in self._session:
+                        await cursor.execute(setting)
         with anyio.fail_after(self._query_timeout_s):
             async with self._connection.cursor(DictCursor) as cursor:
                 await cursor.execute(statement, arguments or None)

@@ -15,12 +15,20 @@ import msgspec
 from lanecache.errors import BinlogError, SchemaUnknown
 from lanecache.ingest.cascades import Cascades, ForeignKey
 from lanecache.ingest.completion import with_schema, with_unproven_schema
-from lanecache.ingest.rows import RowDecoder, RowKind, TableCode, compile_rows, read_rows
+from lanecache.ingest.rows import (
+    NOT_IN_IMAGE,
+    RowDecoder,
+    RowKind,
+    TableCode,
+    compile_rows,
+    read_rows,
+)
 from lanecache.ingest.table import (
     TableMap,
     packed_int,
     parse_table_map,
 )
+from lanecache.operation import Delete, OperationSet
 from lanecache.row import (
     BoundTable,
     ColumnForm,
@@ -32,8 +40,9 @@ from lanecache.row import (
 )
 
 if TYPE_CHECKING:
+    from lanecache.ingest.reread import PartialRows
     from lanecache.ingest.schema import SchemaReading
-    from lanecache.operation import OperationSet, Position
+    from lanecache.operation import Position
 
 _TABLE_ID_BYTES = 6
 _TABLE_MAP_FRONT_BYTES = 8  # table id and flags
@@ -67,6 +76,7 @@ class MappedTable:
             else:
                 self._bound = mapping.bind(self._code.shape)
                 self._referenced = self._find_referenced(self._code)
+        self._whole_decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
         self._columns = len(table_map.columns)
         self._row_end: tuple[ColumnUse, ...] = ()
         if table_map.row_end is not None:
@@ -77,6 +87,16 @@ class MappedTable:
         """What keeps lanes from working on this shape; each clears its prefix at every change."""
         return self._bound.problems if self._bound is not None else ()
 
+    @property
+    def code(self) -> TableCode | None:
+        """How the columns are read; ``None`` where no row can be."""
+        return self._code
+
+    @property
+    def bound(self) -> BoundTable | None:
+        """The lanes over this shape; ``None`` where no row can be read."""
+        return self._bound
+
     def apply(
         self,
         kind: RowKind,
@@ -86,13 +106,16 @@ class MappedTable:
         into: Sequence[OperationSet],
         *,
         unpack: Callable[[bytes], bytes] | None = None,
+        partial: PartialRows | None = None,
     ) -> tuple[int, Sequence[Problem]]:
         """Map the rows of an event (``data[start:end]``, from the column count on).
 
         Gives the number of rows and what had to be invalidated. Rows that cannot be read at all
         clear the table's keys. ``unpack`` is for rows that are compressed behind their bitmaps.
+        ``partial`` takes the rows that can be read again, where there is a server to ask.
         """
         code, bound = self._code, self._bound
+        event = (data, start, end)
         if code is None or bound is None:
             return 0, self.clear(self.reason, into)
         try:
@@ -112,6 +135,14 @@ class MappedTable:
         except BinlogError as error:
             return 0, self.clear(str(error), into)
         rows = len(images) >> 1 if kind.has_both_images else len(images)
+        if partial is not None:
+            if careful and kind in (RowKind.WRITE, RowKind.UPDATE) and not self._row_end:
+                return rows, [
+                    *bound.problems,
+                    *self._map_partly(bound, code, kind, images, event, unpack, into, partial),
+                ]
+            if kind is not RowKind.WRITE:
+                partial.refuse((self.schema, self.table))
         if self._row_end:
             problems: Sequence[Problem] = self._map_current(bound, kind, images, into)
         elif careful:
@@ -125,6 +156,69 @@ class MappedTable:
             # The lanes that cannot work on this shape have cleared their prefixes.
             problems = [*bound.problems, *problems]
         return rows, problems
+
+    def _map_partly(
+        self,
+        bound: BoundTable,
+        code: TableCode,
+        kind: RowKind,
+        images: Sequence[Image],
+        event: tuple[bytes, int, int],
+        unpack: Callable[[bytes], bytes] | None,
+        into: Sequence[OperationSet],
+        partial: PartialRows,
+    ) -> list[Problem]:
+        """Map rows whose images may lack columns, and note the rows to be read again."""
+        whole = self._read_whole(code, kind, event, unpack)
+        if whole is None:
+            partial.refuse((self.schema, self.table))
+            return _map_carefully(bound, kind, images, into)
+        problems: list[Problem] = []
+        for (old, new), (before, after) in zip(
+            _changes(kind, images), _changes(kind, whole), strict=True
+        ):
+            effects = [OperationSet() for _ in into]
+            problems += bound.change_carefully(old, new, effects)
+            for effect, total in zip(effects, into, strict=True):
+                total.extend(effect)
+            assert after is not None
+            primary_key = tuple(after[index] for index in code.shape.primary_key)
+            held = {index: value for index, value in enumerate(after) if value is not NOT_IN_IMAGE}
+            if (
+                before not in (None, primary_key)
+                or None in primary_key
+                or any(isinstance(value, Unreadable) for value in (*primary_key, *held.values()))
+            ):
+                partial.refuse((self.schema, self.table))
+                continue
+            keys = [
+                frozenset(write.key for write in effect.writes() if isinstance(write, Delete))
+                for effect in effects
+            ]
+            partial.note(self, primary_key, held, keys)
+        return problems
+
+    def _read_whole(
+        self,
+        code: TableCode,
+        kind: RowKind,
+        event: tuple[bytes, int, int],
+        unpack: Callable[[bytes], bytes] | None,
+    ) -> list[Image] | None:
+        """Read all that the images hold: before, the primary key; after, every column."""
+        if not code.shape.primary_key or any(column.unreadable for column in code.columns):
+            return None
+        raw = [ColumnUse(index, ColumnForm.RAW) for index in range(len(code.columns))]
+        key = [raw[index] for index in code.shape.primary_key]
+        data, start, end = event
+        try:
+            decoder, start = self._decoder(self._whole_decoders, code, key, raw, kind, data, start)
+            if unpack is not None:
+                data = unpack(data[start:end])
+                start, end = 0, len(data)
+            return read_rows(decoder, data, start, end)[0]
+        except BinlogError:
+            return None
 
     def _map_current(
         self,

@@ -108,6 +108,14 @@ class CompiledTable:
                 problems += lane.change_carefully(old_values, new_values, into)
         return problems
 
+    def restore(self, image: Image, into: Sequence[OperationSet]) -> None:
+        """Map a row as it stands (see ``BoundTable``)."""
+        values = dict(zip(self.after, image, strict=True))
+        for lane in self._lanes:
+            if isinstance(lane, BoundLane) and not lane.reason:
+                sets = [into[index] for index in lane.audiences]
+                self._change(lane, None, values, _Report(lane, sets, []))
+
     def _change(
         self, lane: BoundLane, old: Values | None, new: Values | None, report: _Report
     ) -> None:
