@@ -352,3 +352,27 @@ def _varlen(value: int) -> bytes:
             number = value << (extra + 1) | (1 << extra) - 1
             return number.to_bytes(extra + 1, "little")
     return b"\xff" + struct.pack("<Q", value)
+
+
+def test_an_incident_clears_everything() -> None:
+    builder = BinlogBuilder()
+    builder.event(b.INCIDENT, struct.pack("<HB", 1, 4) + b"lost")
+    reading = Reading()
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == [Clear("product:")]
+    assert "incident" in reading.problems[0].reason
+
+
+def test_load_data_in_statement_format_clears_what_it_may_have_loaded(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    builder.begin()
+    builder.event(b.BEGIN_LOAD_QUERY, struct.pack("<I", 1) + b"1,a\n")
+    builder.event(b.APPEND_BLOCK, struct.pack("<I", 1) + b"2,b\n")
+    name = b"shop"
+    query = struct.pack("<IIBHH", 1, 0, len(name), 0, 0) + bytes(13) + name + b"\0"
+    builder.event(
+        b.EXECUTE_LOAD_QUERY, query + b"LOAD DATA INFILE '/tmp/x' INTO TABLE `product` (`id`)"
+    )
+    builder.commit()
+    (committed,) = Reading(mariadb=mariadb).feed(builder)
+    assert operations(committed) == [Clear("product:")]
