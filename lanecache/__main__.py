@@ -2,7 +2,7 @@
 
 import sys
 
-from lanecache.cli import main
+from lanecache.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

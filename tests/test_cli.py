@@ -253,6 +253,27 @@ def test_a_stop_that_does_not_heed_the_second_signal_is_ended(config: str, tmp_p
     assert done.returncode == 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_interpreter_winds_up_does_not_change_the_outcome(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import atexit, os, sys
+            import lanecache.cli
+            atexit.register(lambda: os.kill(os.getpid(), {int(number)}))
+            sys.exit(lanecache.cli.process())
+            """
+        )
+    )
+    ended = subprocess.run(
+        [sys.executable, script, "--version"], capture_output=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_a_signal_during_the_start_cancels_it(engine: Engine, config: str) -> None:
     cancelled = []
 

@@ -27,6 +27,7 @@ from lanecache.ingest.server import Server
 from lanecache.servers import DatabaseServer, MariaDb, MySql, Redis
 from lanecache.service import Service
 from lanecache.testing.plugin import NewDatabase, NewServer
+from lanecache.testing.proxy import Direction, FaultProxy
 
 MEMORY = "memory:"
 
@@ -213,23 +214,27 @@ async def test_a_second_signal_cuts_the_drain_short_and_nothing_is_lost(
         "CREATE DATABASE cut_short", "CREATE TABLE cut_short.t (id INT PRIMARY KEY, n BIGINT)"
     )
     redis = await new_server(Redis, durable=True)
-    config = write_config(tmp_path, mariadb.url(), redis.url(), [lane("cut_short")])
-    with Lanecache(tmp_path, "run", config) as process:
-        await process.wait_logged("streaming from")
-        await mariadb.execute("INSERT INTO cut_short.t VALUES (1, 1)")
-        await wait_rows(redis, {"t:1": {"id": 1, "n": 1}})
-        # A target that does not answer keeps the drain waiting.
-        assert redis.pid is not None
-        os.kill(redis.pid, signal.SIGSTOP)
-        try:
-            await mariadb.execute("INSERT INTO cut_short.t VALUES (2, 2)")
-            process.send(signal.SIGTERM)
-            await process.wait_logged("stopping cleanly")
-            ended = await process.end(signal.SIGINT)
-        finally:
-            os.kill(redis.pid, signal.SIGCONT)
-    assert "applied again at the next start" in ended.sentence(3, mariadb.password)
-    assert (await run_to_end(tmp_path, "run", "--once", config)).code == 0
+    async with FaultProxy(redis.host, redis.port) as proxy:
+        target = f"redis://{proxy.host}:{proxy.port}"
+        config = write_config(tmp_path, mariadb.url(), target, [lane("cut_short")])
+        with Lanecache(tmp_path, "run", config) as process:
+            await process.wait_logged("streaming from")
+            await mariadb.execute("INSERT INTO cut_short.t VALUES (1, 1)")
+            await wait_rows(redis, {"t:1": {"id": 1, "n": 1}})
+            # A target that does not answer what it was sent keeps the drain waiting.
+            assert redis.pid is not None
+            os.kill(redis.pid, signal.SIGSTOP)
+            try:
+                sent = proxy.bytes_total[Direction.UP]
+                await mariadb.execute("INSERT INTO cut_short.t VALUES (2, 2)")
+                await proxy.wait_bytes(sent + len("MULTI SET t:2 EXEC"), Direction.UP)
+                process.send(signal.SIGTERM)
+                await process.wait_logged("stopping cleanly")
+                ended = await process.end(signal.SIGINT)
+            finally:
+                os.kill(redis.pid, signal.SIGCONT)
+        assert "applied again at the next start" in ended.sentence(3, mariadb.password)
+        assert (await run_to_end(tmp_path, "run", "--once", config)).code == 0
     assert await rows(redis) == await table(mariadb, "cut_short")
     await mariadb.execute("DROP DATABASE cut_short")
 

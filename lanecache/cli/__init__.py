@@ -1,5 +1,5 @@
 """The command line: ``lanecache``, or ``python -m lanecache``."""
 
-from lanecache.cli.commands import main
+from lanecache.cli.commands import main, process
 
-__all__ = ["main"]
+__all__ = ["main", "process"]
