@@ -26,6 +26,7 @@ from lanecache.operation import (
     Clear,
     Delete,
     DurableCallback,
+    ForesightedSink,
     Operation,
     Operations,
     Position,
@@ -33,6 +34,7 @@ from lanecache.operation import (
     Sink,
     Transaction,
     Version,
+    Waiting,
 )
 from lanecache.service import Service, start
 from lanecache.statistics import Statistics
@@ -47,6 +49,7 @@ __all__ = [
     "Delete",
     "DurableCallback",
     "EventUnknown",
+    "ForesightedSink",
     "LanecacheError",
     "Operation",
     "Operations",
@@ -67,6 +70,7 @@ __all__ = [
     "Statistics",
     "Transaction",
     "Version",
+    "Waiting",
     "commit_token",
     "lane",
     "start",

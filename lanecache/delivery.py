@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import anyio
 
+from lanecache.backlog import Backlog
 from lanecache.backoff import Backoff
 from lanecache.errors import PositionLost, SinkError, SinkUnavailable
 from lanecache.operation import (
-    OPERATION_OVERHEAD_BYTES,
     Checkpoint,
+    ForesightedSink,
     OperationSet,
     Position,
     Sink,
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from lanecache.config import SinkConfig
 
 logger = logging.getLogger("lanecache.delivery")
-
-# What a spilled transaction counts in memory, and how many may wait: their files are on disk.
-_SPILLED_COST_BYTES = 64 * 1024
-SPILLED_MAX = 2
 
 # How long closing may wait for what is under way.
 _CLOSE_TIMEOUT_S = 5.0
@@ -53,15 +49,6 @@ class SinkRewound(Exception):
         super().__init__(f"sink {sink} came back at {where}")
         self.sink = sink
         self.checkpoint = checkpoint
-
-
-class _Account(NamedTuple):
-    """What is counted of one transaction that is kept."""
-
-    cost_bytes: int
-    operations: int
-    spilled: bool
-    accepted_at: float
 
 
 class Delivery:
@@ -102,11 +89,11 @@ class Delivery:
         self._last_error = ""
         self._lost_at = 0.0
         self._checkpoint: Checkpoint | None = None
-        self._queued: deque[Transaction] = deque()  # not yet given to the sink
-        self._given: deque[Transaction] = deque()  # given, not yet durable
-        self._accounts: deque[_Account] = deque()  # of ``_given``, then of ``_queued``
-        self._kept_bytes = 0
-        self._kept_spilled = 0
+        self._backlog = Backlog(config.queue_bytes_max, time.monotonic, self._folded)
+        self._folding_said = False
+        self._foresighted = isinstance(sink, ForesightedSink)
+        if isinstance(sink, ForesightedSink):
+            sink.look_ahead(self._backlog)
         self._done = _Counts()
         self._offered = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -122,7 +109,7 @@ class Delivery:
     @property
     def full(self) -> bool:
         """Whether the limits are met: the source has to pause until ``wait_room`` comes back."""
-        return self._kept_bytes >= self._config.queue_bytes_max or self._kept_spilled >= SPILLED_MAX
+        return self._backlog.full
 
     @property
     def state(self) -> LinkState:
@@ -146,16 +133,7 @@ class Delivery:
         """Queue a transaction behind all others. Takes it even when full: ask ``full`` first."""
         if self._detached:
             return
-        operations = transaction.operations
-        if operations.spilled:
-            account = _Account(_SPILLED_COST_BYTES, 0, True, time.monotonic())
-            self._kept_spilled += 1
-        else:
-            cost_bytes = operations.size_bytes + OPERATION_OVERHEAD_BYTES
-            account = _Account(cost_bytes, _count(transaction), False, time.monotonic())
-        self._kept_bytes += account.cost_bytes
-        self._accounts.append(account)
-        self._queued.append(transaction)
+        self._backlog.offer(transaction)
         self._offered.set()
 
     async def wait_room(self) -> None:
@@ -165,7 +143,7 @@ class Delivery:
 
     async def wait_durable_all(self) -> None:
         """Wait until everything that was offered is durable."""
-        while self._accounts:
+        while self._backlog:
             await self._changed()
 
     async def wait_durable(self) -> None:
@@ -175,19 +153,18 @@ class Delivery:
     def statistics(self) -> SinkStatistics:
         """Take a snapshot."""
         done = self._done
-        waiting_s = time.monotonic() - self._accounts[0].accepted_at if self._accounts else 0.0
         return SinkStatistics(
             state=self._state,
             transactions=done.transactions,
             operations=done.operations,
             bytes=done.bytes,
-            queue_bytes=self._kept_bytes,
+            queue_bytes=self._backlog.bytes,
             queue_bytes_max=self._config.queue_bytes_max,
             position=str(self.position or ""),
             durable_at=done.durable_at,
             # Not part of the protocol: a sink that counts them has it.
-            invalidated=getattr(self._sink, "invalidated", 0),
-            waiting_s=waiting_s,
+            invalidated=done.invalidated + getattr(self._sink, "invalidated", 0),
+            waiting_s=self._backlog.waiting_s,
             last_error=self._last_error,
         )
 
@@ -213,10 +190,7 @@ class Delivery:
         return self._checkpoint
 
     def _void(self) -> None:
-        self._queued.clear()
-        self._given.clear()
-        self._accounts.clear()
-        self._kept_bytes = self._kept_spilled = 0
+        self._backlog.void()
         self._wake()
 
     async def run(self) -> None:
@@ -280,31 +254,29 @@ class Delivery:
 
     async def _feed(self) -> None:
         while True:
-            while not self._queued:
+            while not self._backlog.queued:
                 self._offered.clear()
                 await self._offered.wait()
-            run = list(self._queued)
-            self._queued.clear()
-            self._given.extend(run)
-            await self._sink.apply(run)
+            self._folding_said = False
+            try:
+                await self._sink.apply(self._backlog.take(up_to_clear=self._foresighted))
+            finally:
+                self._backlog.end()
 
     def _durable(self, count: int, /) -> None:
         """Take note that the first ``count`` given transactions are durable."""
-        if not 0 < count <= len(self._given):
+        given = len(self._backlog.given)
+        if not 0 < count <= given:
             raise RuntimeError(
-                f"sink {self.name} reported {count} of {len(self._given)} transactions as durable"
+                f"sink {self.name} reported {count} of {given} transactions as durable"
             )
+        settled = self._backlog.settle(count)
         done = self._done
-        for _ in range(count):
-            last = self._given.popleft()
-            account = self._accounts.popleft()
-            self._kept_bytes -= account.cost_bytes
-            self._kept_spilled -= account.spilled
-            done.operations += account.operations
-            done.bytes += last.operations.size_bytes
-        done.transactions += count
+        done.transactions += settled.transactions
+        done.operations += settled.operations
+        done.bytes += settled.size_bytes
         done.durable_at = time.time()
-        self._checkpoint = Checkpoint.of(last, self._writer)
+        self._checkpoint = Checkpoint.of(settled.last, self._writer)
         self._wake()
 
     # Losing and finding the target.
@@ -344,15 +316,14 @@ class Delivery:
         if stored is None and durable is not None:
             self._position_lost(durable)
         elif stored is not None and (durable is None or stored.position != durable.position):
-            for index, transaction in enumerate(self._given):
+            for index, transaction in enumerate(self._backlog.given):
                 if transaction.position == stored.position:
                     # Executed before the connection was lost; only the answer did not come.
                     self._durable(index + 1)
                     break
             else:
                 raise SinkRewound(self.name, stored)
-        self._queued.extendleft(reversed(self._given))
-        self._given.clear()
+        self._backlog.take_back()
 
     def _position_lost(self, durable: Checkpoint) -> None:
         if self._config.on_lost == "stop":
@@ -369,21 +340,29 @@ class Delivery:
             self._source,
             durable.position,
         )
-        oldest = self._given or self._queued
+        oldest = self._backlog.given or self._backlog.queued
         if oldest and oldest[0].position == durable.position:
             return  # the clearing is on its way already; the target was lost again before it came
         operations = OperationSet()
         for prefix in self._prefixes:
             operations.clear(prefix)
-        self._given.appendleft(
+        self._backlog.put_first(
             Transaction(
                 self._source, durable.position, durable.version, 0.0, operations, durable.lanes
             )
         )
-        cost_bytes = operations.size_bytes + OPERATION_OVERHEAD_BYTES
-        account = _Account(cost_bytes, len(self._prefixes), False, time.monotonic())
-        self._kept_bytes += cost_bytes
-        self._accounts.appendleft(account)
+
+    def _folded(self, invalidated: int) -> None:
+        """Take note that values which waited behind a clear were dropped for want of room."""
+        if invalidated and not self._folding_said:
+            self._folding_said = True
+            logger.warning(
+                "sink %s: its queue was full while keys were being cleared; what waited is applied "
+                "as invalidations of its keys, so that the source goes on being read",
+                self.name,
+            )
+        self._done.invalidated += invalidated
+        self._wake()
 
     async def _changed(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -402,17 +381,11 @@ class Delivery:
 class _Counts:
     """What has become durable since the start of the process."""
 
-    __slots__ = ("bytes", "durable_at", "operations", "transactions")
+    __slots__ = ("bytes", "durable_at", "invalidated", "operations", "transactions")
 
     def __init__(self) -> None:
         self.transactions = 0
         self.operations = 0
         self.bytes = 0
+        self.invalidated = 0
         self.durable_at: float | None = None
-
-
-def _count(transaction: Transaction) -> int:
-    operations = transaction.operations
-    if isinstance(operations, OperationSet):
-        return len(operations.by_key) + len(operations.prefixes)
-    return 0

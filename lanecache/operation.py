@@ -6,7 +6,7 @@ Everything here is a frozen value or a protocol; nothing does I/O.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -203,6 +203,10 @@ class Operations(Protocol):
         """Walk the net write of every touched key."""
         ...
 
+    def keys(self) -> Iterator[str]:
+        """Walk the keys of ``writes``, which costs less."""
+        ...
+
 
 class OperationSet:
     """Operations in memory, folded to their net effect as they are added (see ``Operations``).
@@ -254,6 +258,9 @@ class OperationSet:
 
     def writes(self) -> Iterator[Set | Delete]:
         return iter(self.by_key.values())
+
+    def keys(self) -> Iterator[str]:
+        return iter(self.by_key)
 
 
 def operation_size_bytes(operation: Set | Delete) -> int:
@@ -327,4 +334,41 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Wait for what is under way where the target still answers, then let go. Idempotent."""
+        ...
+
+
+class Waiting(Protocol):
+    """What a sink has not made visible yet: the run that it was given, and what queues behind it.
+
+    For the time of a long ``Clear``: the keys that these transactions touch hold values that the
+    database no longer has, so the sink forgets them at once, ahead of their place. That is a miss
+    beside old values, never a new value beside an old one; values and positions follow in their
+    order.
+    """
+
+    def begin(self) -> None:
+        """Begin anew: everything that is not durable is given, whether it was given before or not.
+
+        To be called when a clear begins, and only while nothing that is not durable has been
+        applied: what a sink has set already must not be forgotten.
+        """
+        ...
+
+    def next(self) -> Transaction | None:
+        """Give the next one, oldest first, each once; ``None`` while there is none.
+
+        Gives nothing either while the clear is too short to matter; so ask again and again.
+        """
+        ...
+
+
+@runtime_checkable
+class ForesightedSink(Sink, Protocol):
+    """A sink whose clears can be long, so that it forgets ahead what waits behind them.
+
+    Optional: a sink without ``look_ahead`` keeps what it holds until a transaction's turn comes.
+    """
+
+    def look_ahead(self, waiting: Waiting) -> None:
+        """Take what tells, during ``apply``, which transactions wait; called before ``open``."""
         ...

@@ -10,9 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
+from lanecache.backlog import SPILLED_MAX
 from lanecache.backoff import Backoff
 from lanecache.config import SinkConfig
-from lanecache.delivery import SPILLED_MAX, Delivery, SinkRewound
+from lanecache.delivery import Delivery, SinkRewound
 from lanecache.errors import PositionLost, SinkError, SinkUnavailable
 from lanecache.operation import Checkpoint, DurableCallback, Set, Sink, Transaction, Version
 from lanecache.servers import Redis

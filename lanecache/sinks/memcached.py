@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,7 +31,9 @@ from lanecache.operation import (
     Set,
     Transaction,
     Version,
+    Waiting,
 )
+from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.memcached_address import parse_target
 from lanecache.sinks.memcached_clear import crawl, flush
 from lanecache.sinks.memcached_commands import (
@@ -55,6 +57,7 @@ from lanecache.sinks.memcached_steps import Sender, cut, fold
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
+    from lanecache.operation import Position
 
 logger = logging.getLogger("lanecache.sinks.memcached")
 
@@ -103,6 +106,11 @@ class MemcachedSink:
         self._held_bytes = 0
         self._turn = asyncio.Lock()
         self._said: set[str] = set()
+        self._waiting: Waiting | None = None
+
+    def look_ahead(self, waiting: Waiting) -> None:
+        """Take what tells during a clear which transactions wait."""
+        self._waiting = waiting
 
     # Opening.
 
@@ -150,7 +158,7 @@ class MemcachedSink:
                     if self._target.clear == "flush" or "" in found.prefixes
                     else ", ".join(f"{prefix}*" for prefix in found.prefixes),
                 )
-                await self._clear_server(link, found.prefixes)
+                await self._clear_server(link, found.prefixes, _nothing)
                 link.record = None
         checkpoint = found.checkpoint
         for link in opened.links:
@@ -303,8 +311,7 @@ class MemcachedSink:
             if not reached or apart:
                 # It was not these transactions that the step was made of: forget what they made.
                 prefixes = self._judgement.prefixes if self._judgement is not None else ("",)
-                for link in self._links.values():
-                    await self._clear_server(link, prefixes)
+                await self._clear_all(prefixes)
             self._reaching = None
             held, self._held = self._held, []
             self._held_bytes = 0
@@ -319,9 +326,8 @@ class MemcachedSink:
         last = step[-1]
         self._lanes.update(last.lanes)
         operations = last.operations
-        for prefix in operations.clears():
-            for link in self._links.values():
-                await self._clear_server(link, (prefix,))
+        if operations.clears():
+            await self._clear_all(operations.clears())
         applied = Checkpoint.of(last, self._writer)
         if operations.spilled:
             await self._forget(self._route(step))
@@ -434,7 +440,36 @@ class MemcachedSink:
                 f" ({sender.refused[0][:80].decode('latin-1')}); their keys are missing"
             )
 
-    async def _clear_server(self, link: ServerLink, prefixes: Sequence[str]) -> None:
+    async def _clear_all(self, prefixes: Sequence[str]) -> None:
+        """Clear every server; meanwhile forget the keys of what waits behind the clear."""
+        lookahead = Lookahead(self._waiting, self._spared)
+
+        async def between() -> None:
+            await self._forget_ahead(lookahead.take())
+
+        for link in self._links.values():
+            await between()
+            await self._clear_server(link, prefixes, between)
+
+    def _spared(self, key: str, position: Position) -> bool:
+        """Tell whether a key's server is left behind, or has what was written at a position."""
+        link = self._links.get(self._ring.server_of(stored_key(key)))
+        return link is None or (link.skip is not None and link.skip.covers(position))
+
+    async def _forget_ahead(self, keys: Iterable[str]) -> None:
+        commands: dict[int, list[bytes]] = {}
+        for key in map(stored_key, keys):
+            commands.setdefault(self._ring.server_of(key), []).append(encode_delete(key))
+        replies = [
+            self._links[index].connection.protocol.call(b"".join(parts))
+            for index, parts in commands.items()
+        ]
+        for reply in replies:
+            await reply
+
+    async def _clear_server(
+        self, link: ServerLink, prefixes: Sequence[str], between: Callable[[], Awaitable[None]]
+    ) -> None:
         if self._target.clear == "flush":
             await flush(link.connection, link.address, self.name)
             link.cas = None
@@ -448,6 +483,7 @@ class MemcachedSink:
                 self._target.tls,
                 self._config,
                 self.name,
+                between,
             )
 
     # Telling.
@@ -483,6 +519,10 @@ class MemcachedSink:
 
     def _names(self) -> str:
         return ", ".join(map(str, self._target.servers))
+
+
+async def _nothing() -> None:
+    """Do nothing between two parts of a listing: nothing waits before the sink is open."""
 
 
 def _no_callback(count: int, /) -> None:

@@ -8,7 +8,7 @@ which gives every one that is there from begin to end, and deletes those that ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -55,8 +55,11 @@ async def crawl(
     tls: ssl.SSLContext | None,
     config: SinkConfig,
     sink: str,
+    between: Callable[[], Awaitable[None]],
 ) -> None:
     """Delete every key that begins with one of the prefixes, records excepted.
+
+    ``between`` is called again and again while the listing lasts.
 
     Raises:
         SinkUnavailable: the connection was lost.
@@ -69,6 +72,7 @@ async def crawl(
     reader, writer = await open_streams(address, tls, config, sink)
     try:
         async for keys in _Listing(reader, writer, address, config, sink).keys():
+            await between()
             found = [
                 key
                 for key in keys

@@ -4,6 +4,8 @@
   ``batch_bytes_max``; one that comes alone leaves at once.
 - A ``Clear`` is a barrier: when everything before it is answered, the keys are found by ``SCAN``
   and unlinked in pieces, and only then the transaction's writes and position follow in an ``EXEC``.
+  Between the pages the keys of what waits behind it are unlinked too, so that they do not go stale
+  for as long as the walk takes.
 - A spilled transaction is applied in two phases: every touched key is unlinked, then, behind a
   barrier, the values are set in bounded batches; only the last one moves the position.
 
@@ -28,8 +30,10 @@ from lanecache.operation import (
     Set,
     Transaction,
     Version,
+    Waiting,
     operation_size_bytes,
 )
+from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.redis_address import TargetKind, address_of, parse_target
 from lanecache.sinks.redis_commands import (
     POSITION_PREFIX,
@@ -101,6 +105,11 @@ class RedisSink:
         # Keys whose command failed inside an EXEC that moved the position: they must be forgotten.
         self._damaged: dict[str, None] = {}
         self._warned = False
+        self._waiting: Waiting | None = None
+
+    def look_ahead(self, waiting: Waiting) -> None:
+        """Take what tells during a clear which transactions wait."""
+        self._waiting = waiting
 
     async def open(self, source: str, writer: str, durable: DurableCallback) -> Checkpoint | None:
         """Connect, end the connections of earlier writers, and claim the stored position.
@@ -329,14 +338,18 @@ class RedisSink:
     async def _clear(self, protocol: RedisProtocol, prefixes: Sequence[str]) -> None:
         """Unlink every key that begins with a prefix, positions excepted; nothing is under way.
 
-        However many prefixes, it is one walk: what it takes from the stream is bounded by the
-        number of keys. The next page is asked for with the keys of the last one still on their way.
-        ``SCAN`` gives every key that is there from its begin to its end (redis.io/commands/scan).
+        However many prefixes, it is one walk. What waits behind it is forgotten between the pages,
+        so that however many keys there are, it goes stale for no longer than a page takes. A page
+        is asked for with the keys of the last one still on their way. ``SCAN`` gives every key that
+        is there from its begin to its end (redis.io/commands/scan).
         """
         pattern = escape_glob(common_prefix(prefixes))
         encoded = tuple(prefix.encode() for prefix in prefixes)
+        ahead = Lookahead(self._waiting)
         cursor: bytes = b"0"
         while True:
+            for piece in encode_forget(ahead.take()):
+                self._checked(protocol, piece)
             answer: Any = (
                 await protocol.ask("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
             )[0]

@@ -30,7 +30,8 @@ stands in for it is a mark in the nodes' records, written before the first piece
 horizon. Replaying it unlinks and sets all again.
 
 **A Clear** scans every primary, all at once, and takes as long as one walk over the keys, or two
-while slots move. In a replay, slots that are beyond it are spared.
+while slots move; between its pages, the keys of what waits behind it are unlinked. In a replay,
+slots that are beyond it are spared, and so are keys whose slot has what waits already.
 
 What a cluster itself loses or shows in a fail-over (writes that were acknowledged and not yet
 replicated) is repaired by the replay, but it was seen. A node's records say nothing of it in one
@@ -60,8 +61,10 @@ from lanecache.operation import (
     Set,
     Transaction,
     Version,
+    Waiting,
     operation_size_bytes,
 )
+from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.redis_address import Address, TargetKind, parse_target
 from lanecache.sinks.redis_cluster_clear import clear_cluster
 from lanecache.sinks.redis_commands import (
@@ -138,6 +141,11 @@ class RedisClusterSink:
         self._begun: Checkpoint | None = None
         self._begun_in: set[int] = set()
         self._replay: _Replay | None = None
+        self._waiting: Waiting | None = None
+
+    def look_ahead(self, waiting: Waiting) -> None:
+        """Take what tells during a clear which transactions wait."""
+        self._waiting = waiting
 
     @property
     def invalidated(self) -> int:
@@ -323,7 +331,8 @@ class RedisClusterSink:
     async def _step(self, nodes: RedisNodes, operations: Operations, last: Transaction) -> None:
         """Make one step visible; the nodes' positions stay as they are."""
         if operations.clears():
-            await clear_cluster(nodes, dict.fromkeys(operations.clears()), {})
+            prefixes = dict.fromkeys(operations.clears())
+            await clear_cluster(nodes, prefixes, {}, Lookahead(self._waiting))
         if operations.spilled:
             await self._write_spilled(nodes, operations, last)
         else:
@@ -499,7 +508,8 @@ class RedisClusterSink:
 
     async def _clear_held(self, nodes: RedisNodes, replay: _Replay) -> None:
         if replay.clears:
-            await clear_cluster(nodes, replay.clears, replay.ahead)
+            lookahead = Lookahead(self._waiting, replay.applied)
+            await clear_cluster(nodes, replay.clears, replay.ahead, lookahead)
             replay.clears = {}
 
 
@@ -532,16 +542,17 @@ class _Replay:
         if operations.spilled:
             return
         for write in operations.writes():
-            if not self._applied(write.key, transaction.position):
+            if not self.applied(write.key, transaction.position):
                 self.folded.add(write)
 
     def untouched(self, transaction: Transaction) -> Iterator[str]:
         """Give the transaction's keys whose slot has not applied it."""
         for write in transaction.operations.writes():
-            if not self._applied(write.key, transaction.position):
+            if not self.applied(write.key, transaction.position):
                 yield write.key
 
-    def _applied(self, key: str, position: Position) -> bool:
+    def applied(self, key: str, position: Position) -> bool:
+        """Tell whether the key's slot has what the transaction at a position wrote."""
         reached = self.ahead.get(slot_of(key))
         return reached is not None and reached.covers(position)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import anyio
@@ -13,6 +14,7 @@ from lanecache.operation import (
     Checkpoint,
     Clear,
     Delete,
+    ForesightedSink,
     Operation,
     OperationSet,
     Position,
@@ -60,6 +62,30 @@ class Durable:
         with anyio.fail_after(20):
             while self.count < count:
                 await self._changed.wait()
+
+
+class WaitingTransactions(Durable):
+    """Transactions that a sink has not made durable: a ``lanecache.operation.Waiting``.
+
+    To be given to ``open`` as what is told of durable ones. Unlike a real queue it has no patience:
+    what waits is given as soon as it is asked for.
+    """
+
+    def __init__(self, *transactions: Transaction) -> None:
+        super().__init__()
+        self._transactions = deque(transactions)
+        self._left: deque[Transaction] = deque()
+
+    def __call__(self, count: int, /) -> None:
+        for _ in range(count):
+            self._transactions.popleft()
+        super().__call__(count)
+
+    def begin(self) -> None:
+        self._left = self._transactions.copy()
+
+    def next(self) -> Transaction | None:
+        return self._left.popleft() if self._left else None
 
 
 class SinkContract(ABC):
@@ -162,6 +188,39 @@ class SinkContract(ABC):
         )
         keys = ["p:1", "p:2", "p:3", "p:4", "q"]
         assert await self.read_all(keys) == {"p:2": b"2", "p:4": b"3", "q": b"1"}
+
+    @pytest.mark.parametrize("spilled", [False, True])
+    async def test_a_sink_that_looks_ahead_forgets_what_waits_behind_a_clear(
+        self, spilled: bool
+    ) -> None:
+        keys = ["p:1", "k:1", "k:2", "k:3", "h" * 300]
+        await self.applied(transaction(1, *(Set(key, b"old") for key in keys)))
+        clearing = transaction(2, Clear("p:"), Set("k:3", b"2"), spilled=spilled)
+        waiting = [
+            transaction(3, Set("k:1", b"new"), Set("h" * 300, b"new")),
+            transaction(4, Clear("p:"), Set("k:1", b"newer"), Set("k:4", b"newer"), spilled=True),
+        ]
+        sink, durable = self.make(), WaitingTransactions(clearing, *waiting)
+        # Without foresight a key keeps what it has until its transaction's turn comes.
+        stale: dict[str, Value] = {"k:1": b"old", "h" * 300: b"old"}
+        if isinstance(sink, ForesightedSink):
+            sink.look_ahead(durable)
+            stale = {}
+        await sink.open(SOURCE, "writer", durable)
+        await sink.apply([clearing])
+        await durable.wait(1)
+        assert await self.read_all(keys) == {"k:2": b"old", "k:3": b"2", **stale}
+        await sink.close()
+        assert durable.count == 1
+        checkpoint = await sink.open(SOURCE, "writer", durable)
+        assert checkpoint is not None
+        assert checkpoint.position == clearing.position
+        await sink.apply(waiting)
+        await durable.wait(3)
+        await sink.close()
+        assert await self.read_all([*keys, "k:4"]) == {
+            "k:1": b"newer", "k:2": b"old", "k:3": b"2", "k:4": b"newer", "h" * 300: b"new",
+        }  # fmt: skip
 
     async def test_a_hash_replaces_what_was_there(self) -> None:
         await self.applied(transaction(1, Set("h", {"a": b"1", "b": b"2"}), Set("s", b"1")))
