@@ -66,6 +66,14 @@ class Raw:
         return items
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
 def sink_for(url: str, **limits: Any) -> MemcachedSink:
     return MemcachedSink(SinkConfig(url=url, **limits), name="main")
 
@@ -784,6 +792,28 @@ async def test_tls_is_verified(new_server: Any) -> None:
     await sink.close()
     assert (await sink.open(SOURCE, "writer", durable)) is not None
     await sink.close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+async def test_a_server_by_ipv6(new_server: Any) -> None:
+    server = await new_server(Memcached, options={"listen": "127.0.0.1,::1"})
+    url = f"memcached://[::1]:{server.port}"
+    sink, durable = sink_for(url), Durable()
+    await sink.open(SOURCE, "writer", durable)
+    await sink.apply([transaction(1, *(Set(key, b"1") for key in KEYS))])
+    await sink.apply([transaction(2, Clear("product:1"))])
+    assert durable.count == 2
+    # By that name the next process knows when this one's connection is gone.
+    assert "[::1]:" in sink._links[0].connection.identity
+    await sink.close()
+    successor = sink_for(url)
+    found = await successor.open(SOURCE, "other", Durable())
+    await successor.close()
+    assert found is not None
+    assert found.position == transaction(2).position
+    raw = Raw(server)
+    assert raw.get(KEYS[0].encode()) is not None
+    raw.close()
 
 
 async def test_plain_servers_do_not_speak_tls(memcached_server: Memcached) -> None:

@@ -26,6 +26,14 @@ class Redis(PrivateServer):
         """Make a client over the Unix socket; whoever makes it closes it (``async with``)."""
         return RedisClient(unix_socket_path=str(self.socket), **arguments)
 
+    def tcp_client(self) -> RedisClient:
+        """Make a client that comes as everybody else does, by TLS where there is that."""
+        if self.certificates is None:
+            return RedisClient(host=self.host, port=self.port)
+        return RedisClient(
+            host=self.host, port=self.port, ssl=True, ssl_ca_certs=str(self.certificates.ca)
+        )
+
     async def execute(self, *command: str | bytes | int | float) -> Any:
         """Run one command on a connection of its own and give its reply."""
         async with self.client() as client:
@@ -63,6 +71,11 @@ class Redis(PrivateServer):
             "tls_cert_file": str(files.server_cert),
             "tls_key_file": str(files.server_key),
             "tls_auth_clients": False,
+            # To others of its kind it comes as a client; a Cluster's nodes insist on a certificate.
+            "tls_client_cert_file": str(files.client_cert),
+            "tls_client_key_file": str(files.client_key),
+            "tls_replication": True,
+            **({"tls_cluster": True} if "cluster-enabled" in self.options else {}),
         }
 
     async def _answers(self) -> bool:

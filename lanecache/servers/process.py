@@ -77,7 +77,8 @@ class PrivateServer(ABC):
         self.host = "127.0.0.1"
         self.port = port or 0
         self.pid: int | None = None  # of the server while it runs
-        self.certificates: Certificates | None = None  # from the first start on, with `tls`
+        # With `tls`, from the first start on; those of a group share what was set before.
+        self.certificates: Certificates | None = None
         self._port_wanted = port
         self._tls = tls
         self._templates = templates
@@ -169,7 +170,7 @@ class PrivateServer(ABC):
         first = self._folder is None
         if first:
             self._open_folder()
-            if self._tls:
+            if self._tls and (self.certificates is None or not self.certificates.ca.exists()):
                 self.certificates = make_certificates(self.folder / "tls")
             await self._prepare()
         for attempts_left in (3, 2, 1, 0):

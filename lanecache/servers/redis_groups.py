@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from redis.exceptions import RedisError
 
 from lanecache.servers.caches import Redis
-from lanecache.servers.process import POLL_INTERVAL_S, Option, ServerFailed, free_port
+from lanecache.servers.process import (
+    POLL_INTERVAL_S,
+    Option,
+    ServerFailed,
+    free_port,
+    spell_options,
+)
+
+if TYPE_CHECKING:
+    from lanecache.servers.certificates import Certificates
 
 GROUP_TIMEOUT_S = 60.0
 SLOTS = 16384
@@ -25,6 +34,7 @@ class RedisCluster:
         primaries: how many primaries; the slots are shared out evenly, in order.
         replicas: whether each primary gets a replica.
         options: more options of every node.
+        tls: TLS between the nodes and for clients, with the ``certificates`` of one authority.
     """
 
     def __init__(
@@ -35,7 +45,9 @@ class RedisCluster:
         primaries: int = 3,
         replicas: bool = True,
         options: Mapping[str, Option] | None = None,
+        tls: bool = False,
     ) -> None:
+        self._tls = tls
         wanted: dict[str, Option] = {
             "cluster-enabled": True,
             "cluster-node-timeout": 1500,
@@ -46,17 +58,24 @@ class RedisCluster:
         self.primaries = primaries
         self.nodes = [
             # The bus's default port, 10,000 above the other, may be any connection's own.
-            kind(series, options={**wanted, "cluster-port": free_port()})
+            kind(series, options={**wanted, "cluster-port": free_port()}, tls=tls)
             for _ in range(primaries * (2 if replicas else 1))
         ]
 
     def url(self) -> str:
-        """Give the URL for ``[sinks.NAME]``, with every node in it."""
-        return "redis+cluster://" + ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+        """Give the URL for ``[sinks.NAME]``, with every node in it; TLS needs ``?ssl_ca_certs``."""
+        scheme = "rediss+cluster" if self._tls else "redis+cluster"
+        return f"{scheme}://" + ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """What the nodes share, with ``tls``."""
+        return self.nodes[0].certificates
 
     async def __aenter__(self) -> Self:
         try:
             for node in self.nodes:
+                node.certificates = self.certificates
                 await node.start()
             await self._form()
         except BaseException:
@@ -73,7 +92,8 @@ class RedisCluster:
         """Start one more node and let it join as a primary without slots."""
         first = self.nodes[0]
         options = {**first.options, "cluster-port": free_port()}
-        node = type(first)(first.program.series, options=options)
+        node = type(first)(first.program.series, options=options, tls=self._tls)
+        node.certificates = self.certificates
         self.nodes.append(node)
         await node.start()
         await _meet(node, first)
@@ -202,7 +222,8 @@ class _SentinelNode(Redis):
     """One Sentinel: a ``redis-server --sentinel`` with a file of its own to write to."""
 
     def __init__(self, watched: Redis, lines: list[str]) -> None:
-        super().__init__()
+        super().__init__(tls=watched.certificates is not None)
+        self.certificates = watched.certificates
         self.program = watched.program
         self._watched = watched
         self._lines = lines
@@ -220,8 +241,14 @@ class _SentinelNode(Redis):
 
     def _arguments(self) -> list[str]:
         file = str(self.data / "sentinel.conf")
-        place = ["--port", str(self.port), "--bind", self.host, "--unixsocket", str(self.socket)]
-        return [file, "--sentinel", *place]
+        options: dict[str, Option] = {
+            "port": self.port,
+            "bind": self.host,
+            "unixsocket": str(self.socket),
+            **self._tls_options(),
+        }
+        spelt = spell_options(options, "yes", "no")
+        return [file, "--sentinel", *(part for each in spelt for part in each.split("=", 1))]
 
 
 class RedisSentinel:
@@ -232,6 +259,7 @@ class RedisSentinel:
         series: the wanted version's beginning.
         password: what the servers ask for, if anything.
         sentinel_password: what the Sentinels ask for, if anything.
+        tls: TLS among all of them and for clients, with the ``certificates`` of one authority.
     """
 
     def __init__(
@@ -241,21 +269,29 @@ class RedisSentinel:
         *,
         password: str = "",
         sentinel_password: str = "",
+        tls: bool = False,
     ) -> None:
+        self._tls = tls
         self._password = password
         self._sentinel_password = sentinel_password
         options: dict[str, Option] = {"repl-diskless-sync-delay": 0}
         if password:
             options |= {"requirepass": password, "masterauth": password}
-        self.servers = [kind(series, options=options) for _ in range(2)]
+        self.servers = [kind(series, options=options, tls=tls) for _ in range(2)]
         self.sentinels: list[_SentinelNode] = []
 
     def url(self) -> str:
-        """Give the URL for ``[sinks.NAME]``."""
+        """Give the URL for ``[sinks.NAME]``; with TLS, it still wants ``ssl_ca_certs``."""
         hosts = ",".join(f"{node.host}:{node.port}" for node in self.sentinels)
         login = f":{self._password}@" if self._password else ""
         option = f"?sentinel_password={self._sentinel_password}" if self._sentinel_password else ""
-        return f"redis+sentinel://{login}{hosts}/main/0{option}"
+        scheme = "rediss+sentinel" if self._tls else "redis+sentinel"
+        return f"{scheme}://{login}{hosts}/main/0{option}"
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """What all share, with ``tls``."""
+        return self.servers[0].certificates
 
     async def execute(self, node: Redis, *command: str | int) -> Any:
         """Run a command on one of the servers, logged in."""
@@ -266,6 +302,7 @@ class RedisSentinel:
         try:
             primary, replica = self.servers
             await primary.start()
+            replica.certificates = self.certificates
             await replica.start()
             await self.execute(replica, "REPLICAOF", primary.host, primary.port)
             lines = [f"sentinel auth-pass main {self._password}"] if self._password else []
@@ -352,7 +389,7 @@ async def _is_primary(node: Redis) -> bool:
 
 
 async def _slots(node: Redis) -> list[Any]:
-    async with node.client() as client:
+    async with node.tcp_client() as client:
         connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.send_command("CLUSTER", "SLOTS")

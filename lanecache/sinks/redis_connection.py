@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -40,6 +39,7 @@ from lanecache.sinks.redis_replies import (
     error_of_sentinel,
     error_of_tls,
     error_of_version,
+    tls_failure,
 )
 
 if TYPE_CHECKING:
@@ -261,10 +261,8 @@ async def _check_server(protocol: RedisProtocol, where: str, sink: str, *, clust
 
 
 def _error_of_login(error: Exception, where: str, sink: str, *, tls_wanted: bool) -> SinkError:
-    tls: BaseException | None = error
-    while tls is not None and not isinstance(tls, ssl.SSLError):
-        tls = tls.__cause__ or tls.__context__
-    if isinstance(tls, ssl.SSLError):
+    tls = tls_failure(error)
+    if tls is not None:
         return error_of_tls(tls, where, sink)
     text = str(error)
     if isinstance(error, NoPermissionError):

@@ -93,6 +93,14 @@ def error_of_reply(text: str, where: str, sink: str = "") -> SinkError:
     return SinkUnavailable(f"Redis at {where} answered with an error: {text}", sink=sink)
 
 
+def tls_failure(error: BaseException) -> ssl.SSLError | None:
+    """Find the failed handshake behind what redis-py raised, if it was one."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, ssl.SSLError):
+        behind = behind.__cause__ or behind.__context__
+    return behind
+
+
 def error_of_tls(error: ssl.SSLError, where: str, sink: str = "") -> SinkError:
     """Turn a failed TLS handshake into what is raised; only a cut-off one is tried again."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -7,12 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from lanecache.errors import SinkError, SinkUnavailable
 from lanecache.sinks.redis_address import Address, Target, spell
+from lanecache.sinks.redis_replies import error_of_tls, tls_failure
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -27,7 +28,7 @@ async def find_primary(target: Target, config: SinkConfig, sink: str) -> Address
 
     Raises:
         SinkUnavailable: none of them knows a living primary of that name.
-        SinkError: they refuse the login.
+        SinkError: they refuse the login, or their certificate is not accepted.
     """
     arguments: dict[str, Any] = {
         "socket_connect_timeout": min(_ASK_TIMEOUT_S, config.connect_timeout_s),
@@ -42,25 +43,53 @@ async def find_primary(target: Target, config: SinkConfig, sink: str) -> Address
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         list(target.addresses), sentinel_kwargs=arguments
     )
-    where = ", ".join(map(spell, target.addresses))
+    failures: list[SinkError] = []
     try:
         async with asyncio.timeout(config.connect_timeout_s):
-            found = await sentinel.discover_master(target.primary_name)
-    except (MasterNotFoundError, RedisError, OSError) as error:
-        text = str(error) or type(error).__name__
-        if _LOGIN.search(text):
-            raise SinkError(
-                f"the Sentinels at {where} refused the login: correct sentinel_username and "
-                f"sentinel_password in sinks.{sink}.url",
-                sink=sink,
-            ) from None
-        raise SinkUnavailable(
-            f"none of the Sentinels at {where} knows a living primary named "
-            f"{target.primary_name!r}: {text}",
-            sink=sink,
-        ) from None
+            for address, client in zip(target.addresses, sentinel.sentinels, strict=True):
+                try:
+                    return await _ask(sentinel, client, target.primary_name)
+                except (RedisError, OSError) as error:
+                    failures.append(_failure(error, target, address, sink))
+    except TimeoutError:
+        failures.append(SinkUnavailable("they did not answer in time", sink=sink))
     finally:
         for client in sentinel.sentinels:
             await client.aclose()
-    host, port = found
+    for failure in failures:
+        if not isinstance(failure, SinkUnavailable):
+            raise failure
+    raise SinkUnavailable(
+        f"none of the Sentinels at {_names(target)} knows a living primary named "
+        f"{target.primary_name!r}: {failures[0]}",
+        sink=sink,
+    )
+
+
+async def _ask(sentinel: Sentinel, client: Any, name: str) -> Address:
+    state = (await client.sentinel_masters()).get(name)
+    if state is None:
+        raise RedisError("it watches nothing of that name")
+    if not sentinel.check_master_state(state, name):
+        raise RedisError("it takes it to be down")
+    host, port = state["ip"], state["port"]
     return (host.decode() if isinstance(host, bytes) else str(host), int(port))
+
+
+def _failure(error: Exception, target: Target, address: Address, sink: str) -> SinkError:
+    """Tell what one Sentinel's failure is: nothing but a wrong login or certificate is for good."""
+    text = str(error) or type(error).__name__
+    if _LOGIN.search(text):
+        return SinkError(
+            f"the Sentinels at {_names(target)} refused the login: correct sentinel_username and "
+            f"sentinel_password in sinks.{sink}.url",
+            sink=sink,
+        )
+    failed = tls_failure(error)
+    if failed is not None:
+        return error_of_tls(failed, f"{spell(address)} (a Sentinel)", sink)
+    return SinkUnavailable(text, sink=sink)
+
+
+def _names(target: Target) -> str:
+    return ", ".join(map(spell, target.addresses))
