@@ -27,9 +27,9 @@ Item = tuple[bytes, int] | None  # value and CAS id
 
 # Sets the values without deleting first, which is what law 2 forbids.
 ONE_PHASE = """
-from lanecache.sinks.memcached import MemcachedSink
-async def forget_nothing(self, writes, *, reaching=None): pass
-MemcachedSink._forget = forget_nothing
+from lanecache.sinks.memcached_phases import Phases
+async def forget_nothing(self, links, writes, *, reaching=None): pass
+Phases.forget = forget_nothing
 """
 
 

@@ -35,6 +35,7 @@ from lanecache.servers.redis_groups import RedisCluster
 from lanecache.sinks.make import check_sink, make_sink
 from lanecache.sinks.redis_address import parse_target
 from lanecache.sinks.redis_cluster import RedisClusterSink
+from lanecache.sinks.redis_cluster_writes import SlotWrites
 from lanecache.sinks.redis_nodes import Request
 from lanecache.sinks.redis_records import Record, Standing, slot_command, stand
 from lanecache.sinks.redis_replies import CLUSTER_COMMANDS_NEEDED
@@ -251,9 +252,9 @@ async def test_a_crash_between_slots_is_replayed_without_values_from_between(
     # As after a crash in the second phase of a step up to 5: one slot has it, the others miss.
     nodes = sink._connected()
     at_5 = Checkpoint.of(both(5), "writer")
-    done = sink._transaction([Set(A, b"5")], slot_command(slot_of(A), at_5))
+    done = sink._writes.transaction([Set(A, b"5")], slot_command(slot_of(A), at_5))
     await nodes.each([Request(slot_of(A), done)])
-    await sink._forget(nodes, [B, C])
+    await sink._writes.forget([B, C])
     await sink.close()
 
     sink = sink_for(empty_cluster)
@@ -280,9 +281,9 @@ async def test_a_spilled_transaction_that_was_cut_short_is_written_again(
     await apply_all(sink, durable, both(1), both(2))
     spilled = transaction(3, *(Set(f"s:{n}", b"3") for n in range(50)), Delete(A), spilled=True)
     parts = 0
-    set_part = RedisClusterSink._set
+    set_part = SlotWrites._set
 
-    async def set_some(self: RedisClusterSink, *args: Any) -> None:
+    async def set_some(self: SlotWrites, *args: Any) -> None:
         nonlocal parts
         parts += 1
         if parts > 3:
@@ -290,7 +291,7 @@ async def test_a_spilled_transaction_that_was_cut_short_is_written_again(
         await set_part(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RedisClusterSink, "_set", set_some)
+        patch.setattr(SlotWrites, "_set", set_some)
         with pytest.raises(SinkUnavailable, match="cut short"):
             await sink.apply([spilled])
     keys = [f"s:{n}" for n in range(50)]
@@ -343,7 +344,7 @@ async def test_a_replayed_clear_spares_what_came_after_it(empty_cluster: RedisCl
     await apply_all(sink, durable, both(1))
     nodes = sink._connected()
     at_3 = Checkpoint.of(both(3), "writer")
-    done = sink._transaction([Set(A, b"3")], slot_command(slot_of(A), at_3))
+    done = sink._writes.transaction([Set(A, b"3")], slot_command(slot_of(A), at_3))
     await nodes.each([Request(slot_of(A), done)])
     await sink.close()
     sink = sink_for(empty_cluster)
@@ -363,7 +364,7 @@ async def test_a_replay_too_large_to_hold_forgets_and_goes_on(
     sink = await opened(empty_cluster, durable)
     await apply_all(sink, durable, both(1))
     at_99 = Checkpoint.of(both(99), "writer")
-    done = sink._transaction([Set(A, b"99")], slot_command(slot_of(A), at_99))
+    done = sink._writes.transaction([Set(A, b"99")], slot_command(slot_of(A), at_99))
     await sink._connected().each([Request(slot_of(A), done)])
     await sink.close()
     sink = sink_for(empty_cluster, window_bytes_max=2000)
@@ -610,9 +611,12 @@ RedisNodes.each = each
 
 # Sets without unlinking first, which is what law 2 forbids where keys are in several slots.
 ONE_PHASE = """
-from lanecache.sinks import redis_cluster
-redis_cluster.encode_forget = lambda keys: iter(())
-redis_cluster._joined = lambda pieces: redis_cluster.Piece(redis_cluster.pack_command(("PING",)), 1)
+from lanecache.sinks.redis_cluster_writes import SlotWrites
+
+async def forget_first(self, groups):
+    pass
+
+SlotWrites.forget_first = forget_first
 """
 
 

@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from lanecache.errors import SinkConflict, SinkUnavailable
+from lanecache.errors import SinkUnavailable
 from lanecache.operation import (
     OPERATION_OVERHEAD_BYTES,
     Checkpoint,
@@ -30,19 +27,17 @@ from lanecache.operation import (
     DurableCallback,
     Set,
     Transaction,
-    Version,
     Waiting,
 )
 from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.memcached_address import parse_target
-from lanecache.sinks.memcached_clear import crawl, flush
+from lanecache.sinks.memcached_clear import clear_server
 from lanecache.sinks.memcached_commands import (
     encode_delete,
-    encode_set,
     position_key,
     stored_key,
 )
-from lanecache.sinks.memcached_connection import PING_S, connect
+from lanecache.sinks.memcached_connection import PING_S, wait_back
 from lanecache.sinks.memcached_opening import (
     Judgement,
     Opened,
@@ -52,16 +47,16 @@ from lanecache.sinks.memcached_opening import (
     open_all,
     write_record,
 )
+from lanecache.sinks.memcached_phases import Phases, Routed
 from lanecache.sinks.memcached_record import Record
-from lanecache.sinks.memcached_steps import Sender, cut, fold
+from lanecache.sinks.memcached_steps import cut, fold
+from lanecache.sinks.succession import Succession
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
     from lanecache.operation import Position
 
 logger = logging.getLogger("lanecache.sinks.memcached")
-
-Routed = tuple[int, bytes, Set | Delete]
 
 # Identities of our own earlier connections that are remembered for each server.
 _LEFTOVERS_MAX = 16
@@ -83,8 +78,6 @@ class MemcachedSink:
 
     def __init__(self, config: SinkConfig, *, name: str = "memcached") -> None:
         self.name = name
-        self.invalidated = 0
-        """How many values could not be stored, so that their keys are missing."""
         self._config = config
         self._target = parse_target(config.url, name)
         self._ring = self._target.ring()
@@ -98,19 +91,23 @@ class MemcachedSink:
         self._source = ""
         self._writer = ""
         self._durable: DurableCallback = _no_callback
-        self._claimed: Version | None = None  # the version of what this object last saw or wrote
-        self._predecessors: set[str] = set()
+        self._succession = Succession(name)
         self._lanes: set[str] = set()  # every key prefix that was seen
         self._reaching: Checkpoint | None = None
         self._held: list[Transaction] = []
         self._held_bytes = 0
         self._turn = asyncio.Lock()
-        self._said: set[str] = set()
+        self._phases = Phases(name)
         self._waiting: Waiting | None = None
 
     def look_ahead(self, waiting: Waiting) -> None:
         """Take what tells during a clear which transactions wait."""
         self._waiting = waiting
+
+    @property
+    def invalidated(self) -> int:
+        """How many values could not be stored, so that their keys are missing."""
+        return self._phases.invalidated
 
     # Opening.
 
@@ -144,9 +141,9 @@ class MemcachedSink:
 
     async def _take_over(self, opened: Opened) -> Checkpoint | None:
         found = judge(opened, self._target, self._lanes)
-        for link in opened.links:
-            if link.record is not None and link.record.writer != self._writer:
-                self._predecessors.add(link.record.writer)
+        self._succession.follow(
+            self._writer, (link.record.writer for link in opened.links if link.record is not None)
+        )
         for link in opened.links:
             if link.index in found.untrusted:
                 logger.warning(
@@ -158,7 +155,9 @@ class MemcachedSink:
                     if self._target.clear == "flush" or "" in found.prefixes
                     else ", ".join(f"{prefix}*" for prefix in found.prefixes),
                 )
-                await self._clear_server(link, found.prefixes, _nothing)
+                await clear_server(
+                    link, self._target, self._config, found.prefixes, self.name, _nothing
+                )
                 link.record = None
         checkpoint = found.checkpoint
         for link in opened.links:
@@ -182,24 +181,18 @@ class MemcachedSink:
         self._judgement = found
         self._reaching = found.reaching
         if checkpoint is not None:
-            self._claimed = checkpoint.version
+            self._succession.claimed = checkpoint.version
             self._lanes.update(checkpoint.lanes)
         return checkpoint
 
     def _refuse_conflict(self, record: Record) -> None:
-        """Raise when another writer went on from where this one stood."""
-        checkpoint = record.applied
-        if (
-            checkpoint is not None
-            and self._claimed is not None
-            and record.writer != self._writer
-            and record.writer not in self._predecessors
-            and checkpoint.version >= self._claimed
-        ):
-            raise SinkConflict(
-                f"another lanecache process has taken over the source {self._source!r} in memcached"
-                f" ({self._names()}): stop one of the two, or give them different source names",
-                sink=self.name,
+        if record.applied is not None:
+            self._succession.refuse_conflict(
+                record.applied,
+                record.writer,
+                writer=self._writer,
+                source=self._source,
+                where=f"in memcached ({self._names()})",
             )
 
     def _tell_down(self, down: dict[int, SinkUnavailable]) -> None:
@@ -272,24 +265,16 @@ class MemcachedSink:
         """Show the server that this writer lives, keep its record from eviction, and see to it."""
         lines = await link.connection.protocol.call(b"mg %b\r\n" % position_key(self._source))
         if lines == [b"EN"] and link.record is not None:
-            self._tell_evicted(link)
+            self._phases.tell_evicted(link)
             link.cas = None
             await write_record(link, link.record, self.name)
 
     async def _watch_down(self, index: int) -> None:
         address = self._target.servers[index]
-        pause_s = 0.25
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, max(0.25, self._config.reconnect_delay_max_s))
-            try:
-                connection = await connect(address, self._target.tls, self._config, self.name)
-            except SinkUnavailable:
-                continue
-            self._remember(index, connection.identity)
-            connection.close()
-            async with self._turn:  # not in the middle of a step
-                raise SinkUnavailable(f"memcached at {address} is back", sink=self.name)
+        identity = await wait_back(address, self._target.tls, self._config, self.name)
+        self._remember(index, identity)
+        async with self._turn:  # not in the middle of a step
+            raise SinkUnavailable(f"memcached at {address} is back", sink=self.name)
 
     # Steps.
 
@@ -330,23 +315,23 @@ class MemcachedSink:
             await self._clear_all(operations.clears())
         applied = Checkpoint.of(last, self._writer)
         if operations.spilled:
-            await self._forget(self._route(step))
-            await self._store(self._route(step), applied)
+            await self._phases.forget(self._links, self._route(step))
+            await self._phases.store(self._links, self._route(step), applied, self._reaching)
         else:
             writes = list(self._route(step))
             folded = len(step) > 1
             if len(writes) > 1 or (folded and writes):
-                await self._forget(writes, reaching=applied if folded else None)
+                await self._phases.forget(self._links, writes, reaching=applied if folded else None)
                 # What was deleted in the first phase needs no more of it in the second.
                 writes = [write for write in writes if isinstance(write[2], Set)]
             try:
-                await self._store(writes, applied)
+                await self._phases.store(self._links, writes, applied, self._reaching)
             except RecordChanged:
                 # Another writer is at work: what was set over its values is forgotten.
                 for index, key, _ in writes:
                     self._links[index].connection.protocol.call(encode_delete(key))
                 raise
-        self._claimed = last.version
+        self._succession.claimed = last.version
         for link in self._links.values():
             if link.skip is not None and last.position.covers(link.skip):
                 link.skip = None
@@ -372,74 +357,6 @@ class MemcachedSink:
             key = stored_key(write.key)
             yield server_of(key), key, write
 
-    async def _forget(
-        self, writes: Iterable[Routed], *, reaching: Checkpoint | None = None
-    ) -> None:
-        """First phase: delete every key on every server, and wait for all of them."""
-        senders = {index: Sender(link) for index, link in self._links.items()}
-        for index, key, _ in writes:
-            await senders[index].send(encode_delete(key))
-        for sender in senders.values():
-            link = sender.link
-            if reaching is not None and not sender.empty and link.record is not None:
-                record = msgspec.structs.replace(link.record, reaching=reaching)
-                sender.write_record(record)
-        await self._end_all(senders.values())
-        for sender in senders.values():
-            if sender.refused:
-                raise SinkUnavailable(
-                    f"memcached at {sender.link.address} did not delete"
-                    f" ({sender.refused[0][:80].decode('latin-1')})",
-                    sink=self.name,
-                )
-
-    async def _store(self, writes: Iterable[Routed], applied: Checkpoint) -> None:
-        """Second phase: set the values, move every record behind them, and wait for all."""
-        now = time.time()
-        senders = {index: Sender(link) for index, link in self._links.items()}
-        for index, key, write in writes:
-            sender = senders[index]
-            command = None
-            if isinstance(write, Set):
-                limit = sender.link.connection.item_bytes_max
-                command = encode_set(key, write, now, limit)
-                if command is None and write.value != {}:
-                    self._oversized(write.key, limit)
-            await sender.send(encode_delete(key) if command is None else command)
-        for sender in senders.values():
-            link = sender.link
-            assert link.record is not None
-            ahead = link.skip is not None and not applied.position.covers(link.skip)
-            sender.write_record(
-                msgspec.structs.replace(
-                    link.record,
-                    applied=link.record.applied if ahead else applied,
-                    reaching=self._reaching,
-                )
-            )
-        await self._end_all(senders.values())
-
-    async def _end_all(self, senders: Iterable[Sender]) -> None:
-        for sender in senders:
-            sender.start()
-        for sender in senders:
-            await self._end(sender)
-
-    async def _end(self, sender: Sender) -> None:
-        """Wait for all that was sent to one server."""
-        link = sender.link
-        if await sender.ended(self.name) is None:
-            # On a connection that stood all the time nothing came back from older days.
-            self._tell_evicted(link)
-            assert link.record is not None
-            await write_record(link, link.record, self.name)
-        if sender.refused:
-            self.invalidated += len(sender.refused)
-            self._say(
-                f"memcached at {link.address} refused values"
-                f" ({sender.refused[0][:80].decode('latin-1')}); their keys are missing"
-            )
-
     async def _clear_all(self, prefixes: Sequence[str]) -> None:
         """Clear every server; meanwhile forget the keys of what waits behind the clear."""
         lookahead = Lookahead(self._waiting, self._spared)
@@ -449,7 +366,7 @@ class MemcachedSink:
 
         for link in self._links.values():
             await between()
-            await self._clear_server(link, prefixes, between)
+            await clear_server(link, self._target, self._config, prefixes, self.name, between)
 
     def _spared(self, key: str, position: Position) -> bool:
         """Tell whether a key's server is left behind, or has what was written at a position."""
@@ -467,46 +384,7 @@ class MemcachedSink:
         for reply in replies:
             await reply
 
-    async def _clear_server(
-        self, link: ServerLink, prefixes: Sequence[str], between: Callable[[], Awaitable[None]]
-    ) -> None:
-        if self._target.clear == "flush":
-            await flush(link.connection, link.address, self.name)
-            link.cas = None
-            if link.record is not None:
-                await write_record(link, link.record, self.name)
-        else:
-            await crawl(
-                link.connection,
-                link.address,
-                prefixes,
-                self._target.tls,
-                self._config,
-                self.name,
-                between,
-            )
-
-    # Telling.
-
-    def _oversized(self, key: str, limit: int) -> None:
-        self.invalidated += 1
-        logger.warning(
-            "sink %s: the value of %s is longer than memcached takes (-I %d); the key is forgotten",
-            self.name,
-            key,
-            limit,
-        )
-
-    def _tell_evicted(self, link: ServerLink) -> None:
-        self._say(
-            f"the position in memcached at {link.address} was evicted or flushed; it is set again"
-        )
-
-    def _say(self, text: str) -> None:
-        """Warn, once for each text."""
-        if text not in self._said:
-            self._said.add(text)
-            logger.warning("sink %s: %s", self.name, text)
+    # Naming.
 
     def _remember(self, index: int, identity: str) -> None:
         if identity:

@@ -21,12 +21,14 @@ from lanecache.sinks.memcached_commands import (
     name_key,
 )
 from lanecache.sinks.memcached_connection import MemcachedConnection, open_streams
+from lanecache.sinks.memcached_opening import write_record
 
 if TYPE_CHECKING:
     import ssl
 
     from lanecache.config import SinkConfig
-    from lanecache.sinks.memcached_address import ServerAddress
+    from lanecache.sinks.memcached_address import ServerAddress, Target
+    from lanecache.sinks.memcached_opening import ServerLink
 
 _READ_BYTES = 128 * 1024
 _BUSY_PAUSE_S = 0.05
@@ -82,6 +84,36 @@ async def crawl(
             await _delete(connection, found, doomed)
     finally:
         writer.transport.abort()  # nothing that was sent matters any more
+
+
+async def clear_server(
+    link: ServerLink,
+    target: Target,
+    config: SinkConfig,
+    prefixes: Collection[str],
+    sink: str,
+    between: Callable[[], Awaitable[None]],
+) -> None:
+    """Remove every key that begins with one of the prefixes, or everything, as the URL says.
+
+    Raises:
+        SinkUnavailable, SinkError: as ``crawl`` and ``flush``.
+    """
+    if target.clear == "flush":
+        await flush(link.connection, link.address, sink)
+        link.cas = None
+        if link.record is not None:
+            await write_record(link, link.record, sink)
+    else:
+        await crawl(
+            link.connection,
+            link.address,
+            prefixes,
+            target.tls,
+            config,
+            sink,
+            between,
+        )
 
 
 class _Listing:

@@ -30,6 +30,7 @@ VERSION_MIN = (1, 6, 18)
 # living writer sends something every ``PING_S``.
 QUIET_S = 10
 PING_S = 2.0
+_BACK_PAUSE_S = 0.25
 _POLL_S = 0.01
 
 # Where the connections are not listed (a proxy), how long the record must stand still instead.
@@ -145,6 +146,28 @@ async def list_connections(protocol: MemcachedProtocol) -> dict[str, int]:
         f"{number.decode()}@{address}": quiet_s.get(number, 0)
         for number, address in addresses.items()
     }
+
+
+async def wait_back(
+    address: ServerAddress, tls: ssl.SSLContext | None, config: SinkConfig, sink: str
+) -> str:
+    """Wait until a server that is down can be connected to; gives that connection's identity.
+
+    The connection is closed again.
+
+    Raises:
+        SinkError: it is back, and can never work like this.
+    """
+    pause_s = _BACK_PAUSE_S
+    while True:
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, max(_BACK_PAUSE_S, config.reconnect_delay_max_s))
+        try:
+            connection = await connect(address, tls, config, sink)
+        except SinkUnavailable:
+            continue
+        connection.close()
+        return connection.identity
 
 
 async def wait_gone(

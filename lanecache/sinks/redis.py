@@ -22,19 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lanecache.errors import SinkConflict, SinkError, SinkUnavailable
+from lanecache.errors import SinkError, SinkUnavailable
 from lanecache.operation import (
     Checkpoint,
     Delete,
     DurableCallback,
     Set,
     Transaction,
-    Version,
     Waiting,
     operation_size_bytes,
 )
 from lanecache.sinks.lookahead import Lookahead
-from lanecache.sinks.redis_address import TargetKind, address_of, parse_target
+from lanecache.sinks.redis_address import TargetKind, address_of
 from lanecache.sinks.redis_commands import (
     POSITION_PREFIX,
     Piece,
@@ -48,10 +47,10 @@ from lanecache.sinks.redis_commands import (
 from lanecache.sinks.redis_connection import (
     STILL_S,
     RedisConnection,
+    checked_target,
     connect,
     end_earlier_writers,
     longest_value_bytes,
-    make_login,
     read_bytes,
     read_when_still,
     refuse_replica,
@@ -59,6 +58,7 @@ from lanecache.sinks.redis_connection import (
 from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
 from lanecache.sinks.redis_sentinel import find_primary
 from lanecache.sinks.redis_values import ValueLimit
+from lanecache.sinks.succession import Succession
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -87,10 +87,7 @@ class RedisSink:
 
     def __init__(self, config: SinkConfig, *, name: str = "redis") -> None:
         self.name = name
-        self._target = parse_target(config.url, name)
-        urls = [self._target.url_of(address) for address in self._target.addresses]
-        for url in urls or [config.url]:
-            make_login(msgspec.structs.replace(config, url=url), name)
+        self._target = checked_target(config, name)
         self.address = self._target.shown
         self._config = config
         self._values = ValueLimit(config.value_bytes_max, name)
@@ -98,10 +95,7 @@ class RedisSink:
         self._source = ""
         self._writer = ""
         self._durable: DurableCallback = _no_callback
-        # The version of what this object last saw or put in Redis as its own; None before that.
-        self._claimed: Version | None = None
-        # Whose positions this object has claimed: they may come back with an old snapshot.
-        self._predecessors: set[str] = set()
+        self._succession = Succession(name)
         # Keys whose command failed inside an EXEC that moved the position: they must be forgotten.
         self._damaged: dict[str, None] = {}
         self._warned = False
@@ -164,8 +158,7 @@ class RedisSink:
                     raise await protocol.failed()
             except TimeoutError:
                 if protocol.idle:
-                    # Its answer, or the lack of one in time, is the protocol's to judge.
-                    _forget_result(protocol.ask("PING"))
+                    protocol.ping()
 
     async def close(self) -> None:
         """Wait for what is under way while Redis answers, then let go. Idempotent."""
@@ -220,9 +213,7 @@ class RedisSink:
             return None
         claimed = msgspec.structs.replace(checkpoint, writer=self._writer)
         await protocol.ask("SET", key, claimed.encode())
-        self._claimed = checkpoint.version
-        if checkpoint.writer != self._writer:
-            self._predecessors.add(checkpoint.writer)
+        self._succession.claim(checkpoint, self._writer, [checkpoint.writer])
         return checkpoint
 
     def _decode(self, stored: bytes | None) -> Checkpoint | None:
@@ -246,22 +237,13 @@ class RedisSink:
         return checkpoint
 
     def _refuse_conflict(self, checkpoint: Checkpoint | None) -> None:
-        """Raise when another writer went on from where this one stood.
-
-        A foreign checkpoint below our own, or of one whom this object has succeeded, is no
-        conflict: Redis came back with older data.
-        """
-        if (
-            checkpoint is not None
-            and self._claimed is not None
-            and checkpoint.writer != self._writer
-            and checkpoint.writer not in self._predecessors
-            and checkpoint.version >= self._claimed
-        ):
-            raise SinkConflict(
-                f"another lanecache process has taken over the source {self._source!r} in Redis at "
-                f"{self.address}: stop one of the two, or give them different source names",
-                sink=self.name,
+        if checkpoint is not None:
+            self._succession.refuse_conflict(
+                checkpoint,
+                checkpoint.writer,
+                writer=self._writer,
+                source=self._source,
+                where=f"in Redis at {self.address}",
             )
 
     def _warn_of_leftovers(self) -> None:
@@ -303,7 +285,7 @@ class RedisSink:
                 return
             if count:
                 self._values.accepted()
-                self._claimed = last.version
+                self._succession.claimed = last.version
                 self._durable(count)
 
         pieces = encode_writes(writes, checkpoint=checkpoint, oversized=self._values.report)
@@ -399,11 +381,6 @@ class RedisSink:
                 protocol.fail(error)
 
         reply.add_done_callback(check)
-
-
-def _forget_result(reply: asyncio.Future[list[Any]]) -> None:
-    """Keep asyncio from complaining of an error that the protocol has kept for its next caller."""
-    reply.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
 
 def _no_callback(count: int, /) -> None:

@@ -10,10 +10,10 @@ from lanecache.errors import SinkError
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.operation import Checkpoint, Position
 from lanecache.sinks.redis_address import TargetKind, address_of, parse_target, spell
-from lanecache.sinks.redis_cluster import read_records
 from lanecache.sinks.redis_commands import position_key
 from lanecache.sinks.redis_connection import connect, parse_info, read_bytes
 from lanecache.sinks.redis_nodes import RedisNodes
+from lanecache.sinks.redis_positions import read_records
 from lanecache.sinks.redis_protocol import FORBIDDEN, RedisProtocol
 from lanecache.sinks.redis_records import stand
 from lanecache.sinks.redis_replies import CLUSTER_COMMANDS_NEEDED, COMMANDS_NEEDED

@@ -43,55 +43,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import hiredis
 import msgspec
 
-from lanecache.errors import SinkConflict, SinkError, SinkUnavailable
+from lanecache.errors import SinkError, SinkUnavailable
 from lanecache.operation import (
-    OPERATION_OVERHEAD_BYTES,
     Checkpoint,
     Delete,
     DurableCallback,
     Operations,
-    OperationSet,
-    Position,
     Set,
     Transaction,
-    Version,
     Waiting,
-    operation_size_bytes,
 )
 from lanecache.sinks.lookahead import Lookahead
-from lanecache.sinks.redis_address import Address, TargetKind, parse_target
+from lanecache.sinks.redis_address import Address, TargetKind
 from lanecache.sinks.redis_cluster_clear import clear_cluster
-from lanecache.sinks.redis_commands import (
-    EXEC,
-    MULTI,
-    Piece,
-    encode_forget,
-    encode_writes,
-    fold_run,
-    pack_command,
-)
-from lanecache.sinks.redis_connection import STILL_S, longest_value_bytes, make_login
-from lanecache.sinks.redis_nodes import RedisNodes, Request
-from lanecache.sinks.redis_records import (
-    Record,
-    Standing,
-    begun_command,
-    forget_node_command,
-    node_command,
-    parse_record,
-    read_command,
-    slot_command,
-    stand,
-)
+from lanecache.sinks.redis_cluster_writes import SlotWrites, in_one_slot
+from lanecache.sinks.redis_commands import fold_run
+from lanecache.sinks.redis_connection import STILL_S, checked_target, longest_value_bytes
+from lanecache.sinks.redis_nodes import RedisNodes
+from lanecache.sinks.redis_positions import NodePositions, read_records, read_when_unchanged
+from lanecache.sinks.redis_records import Record, slot_command, stand
+from lanecache.sinks.redis_replay import Replay
 from lanecache.sinks.redis_replies import CLUSTER_COMMANDS_NEEDED, error_of_reply
-from lanecache.sinks.redis_slots import SLOTS, by_slot, record_key, slot_of, witnesses_of
+from lanecache.sinks.redis_slots import SLOTS, by_slot, record_key, witnesses_of
 from lanecache.sinks.redis_values import ValueLimit
+from lanecache.sinks.succession import Succession
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
@@ -100,7 +80,6 @@ logger = logging.getLogger("lanecache.sinks.redis")
 
 # So many transactions of one slot each go one by one: folding would need two phases, and so misses.
 _ONE_BY_ONE_MAX = 8
-_STILL_ROUNDS_MAX = 20
 
 
 class RedisClusterSink:
@@ -119,28 +98,22 @@ class RedisClusterSink:
     def __init__(self, config: SinkConfig, *, name: str = "redis") -> None:
         self.name = name
         self._config = config
-        self._target = parse_target(config.url, name)
+        self._target = checked_target(config, name)
         assert self._target.kind is TargetKind.CLUSTER
         self.address = self._target.shown
-        for address in self._target.addresses:
-            make_login(msgspec.structs.replace(config, url=self._target.url_of(address)), name)
         self._nodes: RedisNodes | None = None
         self._seeds: list[Address] = list(self._target.addresses)
         self._source = ""
         self._writer = ""
         self._durable: DurableCallback = _no_callback
         self._values = ValueLimit(config.value_bytes_max, name)
-        # As in ``RedisSink``.
-        self._claimed: Version | None = None
-        self._predecessors: set[str] = set()
+        self._succession = Succession(name)
         self._damaged: dict[str, None] = {}
         self._warned = False
-        # The slots that hold the nodes' positions; those to hold them, for a version of the owners.
-        self._witnesses: tuple[int, ...] = ()
-        self._chosen: tuple[int, tuple[int, ...]] = (-1, ())
-        self._begun: Checkpoint | None = None
-        self._begun_in: set[int] = set()
-        self._replay: _Replay | None = None
+        # From the first opening on, each with its connections.
+        self._writes: SlotWrites
+        self._positions: NodePositions
+        self._replay: Replay | None = None
         self._waiting: Waiting | None = None
 
     def look_ahead(self, waiting: Waiting) -> None:
@@ -187,15 +160,15 @@ class RedisClusterSink:
             await self._apply_again(nodes, self._replay, run[first])
             first += 1
         rest = run[first:]
-        if len(rest) <= _ONE_BY_ONE_MAX and all(map(_in_one_slot, rest)):
+        if len(rest) <= _ONE_BY_ONE_MAX and all(map(in_one_slot, rest)):
             for transaction in rest:
                 await self._step(nodes, transaction.operations, transaction)
             if rest:
-                await self._settle(nodes, rest[-1], len(rest))
+                await self._settle(rest[-1], len(rest))
             return
         for step, operations in fold_run(rest, self._config.batch_bytes_max):
             await self._step(nodes, operations, step[-1])
-            await self._settle(nodes, step[-1], len(step))
+            await self._settle(step[-1], len(step))
 
     async def watch(self) -> None:
         """Wait until a connection fails, and raise why; silent deaths are found by ``PING``."""
@@ -215,7 +188,7 @@ class RedisClusterSink:
                     wait.cancel()
             for protocol in protocols:
                 if protocol.idle:
-                    _forget_result(protocol.ask("PING"))
+                    protocol.ping()
 
     async def close(self) -> None:
         """Wait for what is under way while the nodes answer, then let go. Idempotent."""
@@ -240,6 +213,7 @@ class RedisClusterSink:
     # Opening.
 
     async def _take_over(self, nodes: RedisNodes) -> Checkpoint | None:
+        self._writes = SlotWrites(nodes, self._values, self.address, self.name)
         # Before anything is done to another writer: if it has taken over, it stays.
         quick = await read_records(nodes, self._source, witnesses_of(nodes.owners), self.name)
         self._refuse_conflict(quick)
@@ -249,67 +223,40 @@ class RedisClusterSink:
         )
         if not fenced:
             self._warn_of_leftovers()
-            records = await self._read_when_still(nodes, records)
+            records = await read_when_unchanged(
+                nodes, self._source, records, self.address, self.name
+            )
         self._refuse_conflict(records)
         for protocol in nodes.protocols.values():
             self._values.lower(await longest_value_bytes(protocol))
-        await self._forget(nodes, self._damaged)
+        await self._writes.forget(self._damaged)
         self._damaged.clear()
         standing = stand(records)
-        self._begun, self._begun_in = None, set()
-        self._witnesses, self._chosen = (), (-1, ())
         checkpoint = standing.checkpoint
         if checkpoint is None:
+            self._positions = NodePositions(nodes)
             # Nothing that a slot says counts without the nodes' positions.
-            await self._forget(nodes, [record_key(slot, self._source) for slot in records])
+            await self._writes.forget([record_key(slot, self._source) for slot in records])
             return None
-        await self._claim(nodes, checkpoint, standing)
-        self._predecessors |= {
-            record.node.writer for record in records.values() if record.node is not None
-        } - {self._writer}
-        self._claimed = checkpoint.version
-        if standing.horizon is not None:
-            self._replay = _Replay(standing)
+        horizon = standing.horizon
+        begun = horizon and msgspec.structs.replace(horizon, writer=self._writer)
+        self._positions = NodePositions(nodes, standing.stale, begun)
+        await self._positions.store(msgspec.structs.replace(checkpoint, writer=self._writer))
+        others = [record.node.writer for record in records.values() if record.node is not None]
+        self._succession.claim(checkpoint, self._writer, others)
+        if horizon is not None:
+            self._replay = Replay(standing)
         return checkpoint
 
-    async def _claim(self, nodes: RedisNodes, checkpoint: Checkpoint, standing: Standing) -> None:
-        claimed = msgspec.structs.replace(checkpoint, writer=self._writer)
-        self._witnesses = standing.stale
-        if standing.horizon is not None:
-            self._begun = msgspec.structs.replace(standing.horizon, writer=self._writer)
-        await self._store(nodes, claimed)
-
-    async def _read_when_still(
-        self, nodes: RedisNodes, before: Mapping[int, Record]
-    ) -> Mapping[int, Record]:
-        for _ in range(_STILL_ROUNDS_MAX):
-            await asyncio.sleep(STILL_S)
-            after = await read_records(nodes, self._source, range(SLOTS), self.name)
-            if after == before:
-                return after
-            before = after
-        raise SinkUnavailable(
-            f"the positions in the Redis Cluster at {self.address} keep changing: another lanecache"
-            " writes them, stop one of them",
-            sink=self.name,
-        )
-
     def _refuse_conflict(self, records: Mapping[int, Record]) -> None:
-        """Raise when another writer went on from where this one stood (see ``RedisSink``)."""
         for record in records.values():
-            node = record.node
-            if (
-                node is not None
-                and self._claimed is not None
-                and node.writer != self._writer
-                and node.writer not in self._predecessors
-                and node.version >= self._claimed
-            ):
-                raise SinkConflict(
-                    f"another lanecache process has taken over the source {self._source!r} in the "
-                    f"Redis Cluster at {self.address}: stop one of the two, or give them different "
-                    "source names",
-                    sink=self.name,
+            if record.node is not None:
+                self._succession.refuse_conflict(
+                    record.node,
+                    record.node.writer,
+                    writer=self._writer,
+                    source=self._source,
+                    where=f"in the Redis Cluster at {self.address}",
                 )
 
     def _warn_of_leftovers(self) -> None:
@@ -334,66 +281,23 @@ class RedisClusterSink:
             prefixes = dict.fromkeys(operations.clears())
             await clear_cluster(nodes, prefixes, {}, Lookahead(self._waiting))
         if operations.spilled:
-            await self._write_spilled(nodes, operations, last)
+            await self._write_spilled(operations, last)
         else:
-            await self._write(nodes, operations.writes(), last)
+            await self._write(operations.writes(), last)
 
-    async def _write(
-        self, nodes: RedisNodes, writes: Iterable[Set | Delete], last: Transaction
-    ) -> None:
+    async def _write(self, writes: Iterable[Set | Delete], last: Transaction) -> None:
         groups = by_slot(self._values.fit(writes))
         if len(groups) > 1:
-            await nodes.each(
-                Request(slot, _joined(encode_forget(write.key for write in group)))
-                for slot, group in groups.items()
-            )
+            await self._writes.forget_first(groups)
         checkpoint = Checkpoint.of(last, self._writer)
-        answers = await nodes.each(
-            Request(slot, self._transaction(group, slot_command(slot, checkpoint)))
-            for slot, group in groups.items()
-        )
-        errors = {
-            slot: str(part)
-            for slot, replies in answers.items()
-            for part in replies[-1]
-            if isinstance(part, hiredis.ReplyError)
-        }
+        errors = await self._writes.execute(groups, lambda slot: slot_command(slot, checkpoint))
         if errors:
             self._give_up(groups, errors)
 
-    async def _write_spilled(
-        self, nodes: RedisNodes, operations: Operations, last: Transaction
-    ) -> None:
-        self._begun, self._begun_in = Checkpoint.of(last, self._writer), set()
-        # Where the nodes' records are now, not where they will be: those are read after a crash.
-        await self._mark_begun(nodes, self._witnesses or self._witnesses_of(nodes))
-        await self._forget(nodes, (write.key for write in operations.writes()))
-        part: list[Set] = []
-        size = 0
-        for write in operations.writes():
-            if isinstance(write, Delete):
-                continue
-            size += operation_size_bytes(write)
-            part.append(write)
-            if size > self._config.batch_bytes_max:
-                await self._set(nodes, part)
-                part, size = [], 0
-        await self._set(nodes, part)
-
-    async def _set(self, nodes: RedisNodes, part: Iterable[Set]) -> None:
-        groups = by_slot(self._values.fit(part))
-        answers = await nodes.each(
-            Request(slot, self._transaction(group, b"")) for slot, group in groups.items()
-        )
-        for replies in answers.values():
-            for reply in replies[-1]:
-                if isinstance(reply, hiredis.ReplyError):
-                    raise error_of_reply(str(reply), self.address, self.name)
-
-    def _transaction(self, group: list[Set | Delete], record: bytes) -> Piece:
-        pieces = list(encode_writes(group, oversized=self._values.report))
-        commands = sum(piece.commands for piece in pieces) + 2 + bool(record)
-        return Piece(b"".join([MULTI, *(piece.data for piece in pieces), record, EXEC]), commands)
+    async def _write_spilled(self, operations: Operations, last: Transaction) -> None:
+        await self._positions.begin(Checkpoint.of(last, self._writer))
+        await self._writes.forget(operations.keys())
+        await self._writes.set_in_parts(operations, self._config.batch_bytes_max)
 
     def _give_up(self, groups: Mapping[int, list[Set | Delete]], errors: Mapping[int, str]) -> None:
         """Handle commands that failed inside an ``EXEC``, which moved its slot nevertheless."""
@@ -410,62 +314,19 @@ class RedisClusterSink:
         )
         raise error_of_reply(text, self.address, self.name)
 
-    async def _forget(self, nodes: RedisNodes, keys: Iterable[str]) -> None:
-        """Unlink keys, in bounded parts."""
-        part: dict[int, list[str]] = {}
-        count = 0
-        for key in keys:
-            part.setdefault(slot_of(key), []).append(key)
-            count += 1
-            if count >= SLOTS:
-                await nodes.each(_forgetting(part))
-                part, count = {}, 0
-        await nodes.each(_forgetting(part))
-
     # Positions.
 
-    async def _settle(self, nodes: RedisNodes, last: Transaction, count: int) -> None:
+    async def _settle(self, last: Transaction, count: int) -> None:
         """Move every node's position to ``last``; then ``count`` transactions are durable."""
-        await self._store(nodes, Checkpoint.of(last, self._writer))
-        if self._begun is not None and last.position.covers(self._begun.position):
-            self._begun = None
-        self._claimed = last.version
+        await self._positions.store(Checkpoint.of(last, self._writer))
+        self._succession.claimed = last.version
         self._values.accepted()
         self._durable(count)
-
-    async def _store(self, nodes: RedisNodes, checkpoint: Checkpoint) -> None:
-        while True:
-            version = nodes.version
-            witnesses = self._witnesses_of(nodes)
-            await nodes.each(
-                Request(slot, node_command(slot, checkpoint, witnesses)) for slot in witnesses
-            )
-            stale = set(self._witnesses) - set(witnesses)
-            await self._mark_begun(nodes, witnesses)
-            # Only now, so that at any time one full list is there.
-            await nodes.each(
-                Request(slot, forget_node_command(slot, self._source)) for slot in stale
-            )
-            self._witnesses = witnesses
-            if nodes.version == version:
-                return
-
-    async def _mark_begun(self, nodes: RedisNodes, witnesses: Sequence[int]) -> None:
-        if self._begun is None or self._begun_in.issuperset(witnesses):
-            return
-        begun = self._begun
-        await nodes.each(Request(slot, begun_command(slot, begun)) for slot in witnesses)
-        self._begun_in = set(witnesses)
-
-    def _witnesses_of(self, nodes: RedisNodes) -> tuple[int, ...]:
-        if self._chosen[0] != nodes.version:
-            self._chosen = (nodes.version, witnesses_of(nodes.owners))
-        return self._chosen[1]
 
     # Replaying.
 
     async def _apply_again(
-        self, nodes: RedisNodes, replay: _Replay, transaction: Transaction
+        self, nodes: RedisNodes, replay: Replay, transaction: Transaction
     ) -> None:
         """Hold a transaction back until the horizon is reached, then apply all of them as one."""
         there = transaction.position.covers(replay.horizon)
@@ -474,26 +335,27 @@ class RedisClusterSink:
         size_max = min(self._config.window_bytes_max, self._config.queue_bytes_max // 2)
         replay.hold(transaction)
         if spilled or (replay.size_bytes > size_max and not there):
-            await self._forget_held(nodes, replay)
+            await self._forget_held(replay)
             if not there:
-                await self._forget(nodes, replay.untouched(transaction))
+                await self._writes.forget(replay.untouched(transaction))
                 await self._clear_held(nodes, replay)
-                await self._settle(nodes, transaction, replay.take_count())
+                await self._settle(transaction, replay.take_count())
         if not there:
             return
         await self._clear_held(nodes, replay)
         if spilled:
-            await self._write_spilled(nodes, transaction.operations, transaction)
+            await self._write_spilled(transaction.operations, transaction)
         else:
-            await self._write(nodes, replay.folded.writes(), transaction)
-        await self._settle(nodes, transaction, replay.take_count())
+            await self._write(replay.folded.writes(), transaction)
+        await self._settle(transaction, replay.take_count())
         self._replay = None
 
-    async def _forget_held(self, nodes: RedisNodes, replay: _Replay) -> None:
+    async def _forget_held(self, replay: Replay) -> None:
         """Unlink the keys that are held back: misses are right beside values of any time."""
-        if not replay.folded.by_key:
+        keys = replay.take_keys()
+        if not keys:
             return
-        self._values.invalidated += len(replay.folded.by_key)
+        self._values.invalidated += len(keys)
         if not replay.said:
             replay.said = True
             logger.warning(
@@ -502,105 +364,13 @@ class RedisClusterSink:
                 self.name,
                 self.address,
             )
-        await self._forget(nodes, replay.folded.by_key)
-        replay.folded = OperationSet()
-        replay.size_bytes = 0
+        await self._writes.forget(keys)
 
-    async def _clear_held(self, nodes: RedisNodes, replay: _Replay) -> None:
+    async def _clear_held(self, nodes: RedisNodes, replay: Replay) -> None:
         if replay.clears:
             lookahead = Lookahead(self._waiting, replay.applied)
             await clear_cluster(nodes, replay.clears, replay.ahead, lookahead)
             replay.clears = {}
-
-
-class _Replay:
-    """What is held back on the way to the horizon, without what each slot has applied already."""
-
-    def __init__(self, standing: Standing) -> None:
-        assert standing.horizon is not None
-        self.horizon: Position = standing.horizon.position
-        self.ahead = standing.ahead
-        self.folded = OperationSet()
-        self.clears: dict[str, Position | None] = {}
-        self.size_bytes = 0  # of the transactions held
-        self.said = False
-        self._count = 0
-
-    def take_count(self) -> int:
-        """Give how many transactions have been held since the last time."""
-        count, self._count = self._count, 0
-        return count
-
-    def hold(self, transaction: Transaction) -> None:
-        """Fold a transaction; of a spilled one, only its clears."""
-        operations = transaction.operations
-        self._count += 1
-        self.size_bytes += operations.size_bytes + OPERATION_OVERHEAD_BYTES
-        for prefix in operations.clears():
-            self.folded.clear(prefix)
-            self.clears[prefix] = transaction.position
-        if operations.spilled:
-            return
-        for write in operations.writes():
-            if not self.applied(write.key, transaction.position):
-                self.folded.add(write)
-
-    def untouched(self, transaction: Transaction) -> Iterator[str]:
-        """Give the transaction's keys whose slot has not applied it."""
-        for write in transaction.operations.writes():
-            if not self.applied(write.key, transaction.position):
-                yield write.key
-
-    def applied(self, key: str, position: Position) -> bool:
-        """Tell whether the key's slot has what the transaction at a position wrote."""
-        reached = self.ahead.get(slot_of(key))
-        return reached is not None and reached.covers(position)
-
-
-async def read_records(
-    nodes: RedisNodes, source: str, slots: Iterable[int], sink: str
-) -> dict[int, Record]:
-    """Read the records of a source in many slots; slots without one are left out.
-
-    Raises:
-        SinkError: something else lies there.
-    """
-    answers = await nodes.each(Request(slot, read_command(slot, source)) for slot in slots)
-    records = {}
-    for slot, (fields,) in answers.items():
-        try:
-            record = parse_record(fields)
-        except ValueError as error:
-            raise SinkError(
-                f"the position in the Redis Cluster ({record_key(slot, source)}) cannot be read "
-                f"({error}): delete that key to start anew",
-                sink=sink,
-            ) from None
-        if record is not None:
-            records[slot] = record
-    return records
-
-
-def _in_one_slot(transaction: Transaction) -> bool:
-    operations = transaction.operations
-    if operations.spilled or operations.clears():
-        return False
-    return len({slot_of(write.key) for write in operations.writes()}) <= 1
-
-
-def _joined(pieces: Iterable[Piece]) -> Piece:
-    parts = list(pieces)
-    return Piece(b"".join(part.data for part in parts), sum(part.commands for part in parts))
-
-
-def _forgetting(keys: Mapping[int, Sequence[str]]) -> Iterator[Request]:
-    for slot, group in keys.items():
-        yield Request(slot, Piece(pack_command(("UNLINK", *group)), 1))
-
-
-def _forget_result(reply: asyncio.Future[list[Any]]) -> None:
-    """Keep asyncio from complaining of an error that the protocol has kept for its next caller."""
-    reply.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
 
 def _no_callback(count: int, /) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import msgspec
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -29,7 +30,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from lanecache.errors import ConfigError, SinkError, SinkUnavailable
-from lanecache.sinks.redis_address import address_of
+from lanecache.sinks.redis_address import Target, address_of, parse_target
 from lanecache.sinks.redis_commands import writer_name
 from lanecache.sinks.redis_protocol import FORBIDDEN, RedisProtocol
 from lanecache.sinks.redis_replies import (
@@ -101,6 +102,18 @@ def make_login(config: SinkConfig, sink: str) -> AbstractConnection:
         text = re.sub(r".*got an unexpected keyword argument", "unknown option", str(error))
         raise ConfigError(f"{path} is not a URL of a Redis: {text}", path=path) from None
     return login
+
+
+def checked_target(config: SinkConfig, sink: str) -> Target:
+    """Read the URL of a sink, and see that redis-py takes every server's.
+
+    Raises:
+        ConfigError: it is wrong; nothing was connected.
+    """
+    target = parse_target(config.url, sink)
+    for url in [target.url_of(address) for address in target.addresses] or [config.url]:
+        make_login(msgspec.structs.replace(config, url=url), sink)
+    return target
 
 
 async def connect(config: SinkConfig, sink: str, *, cluster: bool = False) -> RedisConnection:

@@ -175,6 +175,13 @@ class RedisProtocol(asyncio.Protocol):
         """Send one plain command (``call``); the future gives a list of its one reply."""
         return self.call(Piece(pack_command(arguments), 1))
 
+    def ping(self) -> None:
+        """Ask for a sign of life; that none came in time is seen by ``failed``."""
+        # Retrieved, so that asyncio does not complain of an error that is kept for the next caller.
+        self.ask("PING").add_done_callback(
+            lambda done: None if done.cancelled() else done.exception()
+        )
+
     async def try_ask(self, *arguments: str | bytes | int) -> Any:
         """Send one plain command whose use may be forbidden.
 
