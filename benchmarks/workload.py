@@ -10,92 +10,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tables import SCHEMA, TABLES, Table, literal
 
 if TYPE_CHECKING:
     from lanecache.servers import DatabaseServer, Session
 
-SCHEMA = "bench"
-TABLE = "orders"
-
-CREATE_TABLE = f"""
-CREATE TABLE {SCHEMA}.{TABLE} (
-  id BIGINT UNSIGNED NOT NULL PRIMARY KEY,
-  customer_id INT NOT NULL,
-  quantity SMALLINT UNSIGNED NOT NULL,
-  price DECIMAL(10,2) NOT NULL,
-  weight DOUBLE NOT NULL,
-  status ENUM('new','paid','packed','sent','closed') NOT NULL,
-  sku VARCHAR(32) NOT NULL,
-  name VARCHAR(120) NOT NULL,
-  description VARCHAR(1000) NOT NULL,
-  note VARCHAR(200) NULL,
-  created_at DATETIME NOT NULL,
-  updated_at TIMESTAMP NOT NULL DEFAULT '2026-01-01 00:00:00'
-) DEFAULT CHARACTER SET utf8mb4
-"""
-
 INSERTS, UPDATES = 0.5, 0.3  # shares of the changes; what is left are deletes
-NULLS = 0.1  # share of the rows with a NULL in ``note``
-ODD = 0.005  # share of the words that JSON escapes or that are more than ASCII
-
-_STATUSES = ("new", "paid", "packed", "sent", "closed")
-_WORDS = [
-    "amber",
-    "anchor",
-    "basalt",
-    "beacon",
-    "birch",
-    "bottle",
-    "canvas",
-    "cedar",
-    "cobalt",
-    "copper",
-    "drawer",
-    "ember",
-    "fabric",
-    "falcon",
-    "garnet",
-    "glass",
-    "granite",
-    "hammer",
-    "harbor",
-    "hazel",
-    "hinge",
-    "indigo",
-    "jasper",
-    "kettle",
-    "ladder",
-    "lantern",
-    "linen",
-    "magnet",
-    "maple",
-    "marble",
-    "meadow",
-    "nickel",
-    "olive",
-    "orchid",
-    "paper",
-    "pebble",
-    "pewter",
-    "quartz",
-    "ribbon",
-    "saddle",
-    "sand",
-    "silver",
-    "spruce",
-    "steel",
-    "stone",
-    "timber",
-    "velvet",
-    "walnut",
-    "willow",
-    "winter",
-    "zinc",
-]
-# A few of each, as real text has them: what JSON escapes, and what is more than one byte.
-_ODD = ('12" rule', "so-called \\ path", "line\nbreak", "Größe", "naïve café", "東京", "🙂")
+TEXTS = 2000
 _STATEMENTS_PER_PACKET = 100
+_PACKET_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +28,7 @@ class Workload:
     """What a server's binlog holds: where the changes begin and end, and what they are.
 
     Attributes:
+        table: the name of the table.
         file: the binlog file that holds all of it.
         start: the offset where the first transaction begins.
         end: the offset behind the last one.
@@ -111,8 +37,10 @@ class Workload:
         images: row images (an update has two).
         live: the rows that are left, by id, as ``quantity`` after the last change.
         ids: how many different ids were ever inserted (1 to this).
+        gtids_before: what was executed before ``start`` (MySQL).
     """
 
+    table: str
     file: str
     start: int
     end: int
@@ -121,6 +49,7 @@ class Workload:
     images: int
     live: dict[int, int] = field(repr=False)
     ids: int
+    gtids_before: str
 
     @property
     def bytes(self) -> int:
@@ -128,13 +57,19 @@ class Workload:
         return self.end - self.start
 
 
-async def make_table(server: DatabaseServer) -> None:
+async def make_table(server: DatabaseServer, table: str) -> None:
     """Make the schema and the empty table."""
-    await server.execute(f"CREATE DATABASE {SCHEMA}", CREATE_TABLE)
+    await server.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}", TABLES[table].definition())
 
 
 async def write_workload(
-    server: DatabaseServer, *, rows: int, rows_per_transaction: int, seed: int
+    server: DatabaseServer,
+    table: str,
+    *,
+    rows: int,
+    rows_per_transaction: int,
+    seed: int,
+    texts: int = TEXTS,
 ) -> Workload:
     """Run the changes on the empty table of ``make_table``.
 
@@ -143,27 +78,20 @@ async def write_workload(
     """
     from asyncmy.constants.CLIENT import MULTI_STATEMENTS
 
-    changes = _Changes(seed, rows, rows_per_transaction)
+    changes = Changes(table, seed, rows_per_transaction, texts=texts)
     async with server.session(client_flag=MULTI_STATEMENTS) as session:
         await session.execute("SET time_zone = '+00:00'")
         file, start = await binlog_end(session)
-        pending: list[str] = []
-        for transaction in changes.transactions():
-            pending += transaction
-            if len(pending) >= _STATEMENTS_PER_PACKET:
-                await _run(session, pending)
-                pending = []
-        await _run(session, pending)
+        gtids = ""
+        if server.product.name == "MySQL":
+            gtids = str((await session.query("SELECT @@GLOBAL.gtid_executed"))[0][0])
+        await run_changes(session, changes, rows)
         end_file, end = await binlog_end(session)
-        if end_file != file:
-            raise RuntimeError(f"the binlog went on in {end_file}: make it with fewer --rows")
-        found = await session.query(
-            f"SELECT COUNT(*), COALESCE(SUM(quantity), 0) FROM {SCHEMA}.{TABLE}"
-        )
-    wanted = (len(changes.live), sum(changes.live.values()))
-    if tuple(map(int, found[0])) != wanted:
-        raise RuntimeError(f"the table holds {found[0]} (rows, sum) in place of {wanted}")
+    if end_file != file:
+        raise RuntimeError(f"the binlog went on in {end_file}: make it with fewer --rows")
+    await check_table(server, changes)
     return Workload(
+        table=table,
         file=file,
         start=start,
         end=end,
@@ -172,7 +100,35 @@ async def write_workload(
         images=changes.images,
         live=changes.live,
         ids=changes.next_id - 1,
+        gtids_before=gtids.replace("\n", ""),
     )
+
+
+async def run_changes(session: Session, changes: Changes, rows: int) -> None:
+    """Run so many row changes more, on a session with ``MULTI_STATEMENTS``."""
+    pending: list[str] = []
+    size = 0
+    for transaction in changes.transactions(rows):
+        pending += transaction
+        size += sum(map(len, transaction))
+        if len(pending) >= _STATEMENTS_PER_PACKET or size >= _PACKET_BYTES:
+            await _run(session, pending)
+            pending, size = [], 0
+    await _run(session, pending)
+
+
+async def check_table(server: DatabaseServer, changes: Changes) -> None:
+    """Make sure that the table holds what the changes make it hold.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    found = await server.query(
+        f"SELECT COUNT(*), COALESCE(SUM(quantity), 0) FROM {changes.table.full_name()}"
+    )
+    wanted = (len(changes.live), sum(changes.live.values()))
+    if tuple(map(int, found[0])) != wanted:
+        raise RuntimeError(f"the table holds {found[0]} (rows, sum) in place of {wanted}")
 
 
 async def binlog_end(session: Session) -> tuple[str, int]:
@@ -196,25 +152,35 @@ async def _run(session: Session, statements: list[str]) -> None:
             pass
 
 
-class _Changes:
-    """Draws transactions, and keeps what the table must hold after them."""
+class Changes:
+    """Draws transactions, and keeps what the table must hold after them.
 
-    def __init__(self, seed: int, rows: int, rows_per_transaction: int) -> None:
+    Args:
+        table: which of ``TABLES``.
+        seed: of everything that is drawn.
+        size: row changes in a transaction.
+        rows_max: where the table holds so many rows, as many are deleted as inserted.
+        texts: how many different long texts there are.
+    """
+
+    def __init__(
+        self, table: str, seed: int, size: int, *, rows_max: int = 0, texts: int = TEXTS
+    ) -> None:
         self.live: dict[int, int] = {}
         self.rows = self.images = self.count = 0
         self.next_id = 1
-        self._wanted = rows
-        self._size = rows_per_transaction
+        self._size = size
+        self._rows_max = rows_max
         self._random = random.Random(seed)
         self._ids: list[int] = []  # those of ``live``, to draw from
         self._places: dict[int, int] = {}  # where each stands in ``_ids``
-        self._descriptions = [self._text(470, 60) for _ in range(2000)]
-        self._names = [self._text(32, 8) for _ in range(2000)]
+        self.table: Table = TABLES[table](self._random, texts)
 
-    def transactions(self) -> Iterator[list[str]]:
-        """Give each transaction's statements."""
-        while self.rows < self._wanted:
-            statements = self._transaction(min(self._size, self._wanted - self.rows))
+    def transactions(self, rows: int) -> Iterator[list[str]]:
+        """Give the statements of each transaction, for so many row changes more."""
+        wanted = self.rows + rows
+        while self.rows < wanted:
+            statements = self._transaction(min(self._size, wanted - self.rows))
             yield ["BEGIN", *statements, "COMMIT"] if len(statements) > 1 else statements
             self.count += 1
 
@@ -225,6 +191,8 @@ class _Changes:
         else:
             inserts, updates = round(size * INSERTS), round(size * UPDATES)
         deletes = size - inserts - updates
+        if self._rows_max and len(self.live) >= self._rows_max and inserts > deletes:
+            inserts, deletes = deletes, inserts
         if len(self._ids) < updates + deletes:
             inserts, updates, deletes = size, 0, 0
         statements = []
@@ -255,15 +223,15 @@ class _Changes:
             self.live[number] = quantity
             self._places[number] = len(self._ids)
             self._ids.append(number)
-            values.append(f"({','.join(map(_literal, self._row(number, quantity)))})")
-        return f"INSERT INTO {SCHEMA}.{TABLE} VALUES {','.join(values)}"
+            row = (number, quantity, *self.table.row())
+            values.append(f"({','.join(map(literal, row))})")
+        return f"INSERT INTO {self.table.full_name()} VALUES {','.join(values)}"
 
     def _update(self, ids: list[int]) -> str:
         for number in ids:
             self.live[number] += 1
         return (
-            f"UPDATE {SCHEMA}.{TABLE} SET quantity = quantity + 1, price = {self._price()},"
-            f" status = '{self._random.choice(_STATUSES)}', updated_at = '{self._time()}'"
+            f"UPDATE {self.table.full_name()} SET quantity = quantity + 1, {self.table.changed()}"
             f" WHERE id IN ({','.join(map(str, ids))})"
         )
 
@@ -275,47 +243,4 @@ class _Changes:
             if last != number:
                 self._ids[place] = last
                 self._places[last] = place
-        return f"DELETE FROM {SCHEMA}.{TABLE} WHERE id IN ({','.join(map(str, ids))})"
-
-    def _row(self, number: int, quantity: int) -> tuple[Any, ...]:
-        draw = self._random
-        return (
-            number,
-            draw.randrange(1, 1_000_000),
-            quantity,
-            self._price(),
-            round(draw.uniform(0.05, 90.0), 3),
-            draw.choice(_STATUSES),
-            f"SKU-{draw.randrange(10**8):08d}-{draw.choice('ABCDEF')}",
-            draw.choice(self._names),
-            draw.choice(self._descriptions),
-            None if draw.random() < NULLS else f"left at door {draw.randrange(1000)}",
-            self._time(),
-            self._time(),
-        )
-
-    def _price(self) -> str:
-        return f"{self._random.randrange(1, 10**5)}.{self._random.randrange(100):02d}"
-
-    def _time(self) -> str:
-        draw = self._random
-        day = f"2026-{draw.randrange(1, 13):02d}-{draw.randrange(1, 29):02d}"
-        return f"{day} {draw.randrange(24):02d}:{draw.randrange(60):02d}:{draw.randrange(60):02d}"
-
-    def _text(self, length: int, spread: int) -> str:
-        wanted = self._random.randrange(length - spread, length + spread)
-        words: list[str] = []
-        size = 0
-        while size < wanted:
-            pool = _ODD if self._random.random() < ODD else _WORDS
-            words.append(self._random.choice(pool))
-            size += len(words[-1]) + 1
-        return " ".join(words)
-
-
-def _literal(value: object) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)
+        return f"DELETE FROM {self.table.full_name()} WHERE id IN ({','.join(map(str, ids))})"
