@@ -10,8 +10,6 @@ from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Finding, Severity, fault, ok, warning
 from lanecache.ingest.address import parse_source_url
 from lanecache.ingest.cascades import Cascades, ForeignKey
-from lanecache.ingest.checks import check_source, check_stored_position
-from lanecache.ingest.file_checks import check_files, check_stored_file_position, find_tables
 from lanecache.ingest.files import is_file_url
 from lanecache.ingest.schema import table_shape
 from lanecache.ingest.server import Server
@@ -28,6 +26,10 @@ async def check_all(config: Config) -> list[Finding]:
     Raises:
         ConfigError: a lane or a URL is wrong in itself.
     """
+    # A run uses ``check_lanes`` alone, and starts sooner without these.
+    from lanecache.ingest.checks import check_source, check_stored_position
+    from lanecache.ingest.file_checks import check_files, check_stored_file_position
+
     lanes = lanes_of(config)
     in_files = is_file_url(config.source.url)
     if not in_files:
@@ -108,6 +110,8 @@ def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
 
 async def _check_lanes_in_files(config: Config, lanes: Lanes) -> list[Finding]:
     """Judge every lane over the tables whose changes are in the files."""
+    from lanecache.ingest.file_checks import find_tables
+
     shapes, findings = await find_tables(config.source, lanes.wants)
     for shape in shapes:
         found = lanes.lane_findings(shape)

@@ -37,15 +37,14 @@ async def follow(config: Config, *, once: bool, console: Console | None) -> None
     Raises:
         LanecacheError: what ended the run, perhaps within an exception group.
     """
-    # What the imports left is never garbage, and of what follows almost nothing is in cycles: with
-    # the defaults, collections go over every queued transaction again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
     async with stop_signals(_IF_CUT_SHORT) as stopping:
         service = await _start(config, once, stopping)
         if service is None:
             return
+        # What the imports left is never garbage, and of what follows almost nothing is in cycles:
+        # with the defaults, collections go over every queued transaction again and again.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         async with AsyncExitStack() as shown:
             if console is not None:
                 await shown.enter_async_context(live_line(console, service.statistics))

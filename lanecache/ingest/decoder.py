@@ -28,7 +28,7 @@ from lanecache.ingest.outputs import (
 )
 from lanecache.ingest.reread import PartialRows
 from lanecache.ingest.rows import RowKind
-from lanecache.ingest.statements import Statement, StatementKind, classify
+from lanecache.ingest.sql_statement import Statement, StatementKind
 from lanecache.ingest.tables import MappedTable, NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
@@ -463,6 +463,9 @@ class Decoder:
         yield from ()
 
     def _query(self, query: b.Query, timestamp: int) -> Iterator[Output]:
+        # Most streams have no statement but BEGIN, and start sooner without the parser.
+        from lanecache.ingest.statements import classify
+
         statement = classify(query.sql, query.schema)
         kind = statement.kind
         if kind is StatementKind.BEGIN:

@@ -1,4 +1,4 @@
-"""Which sink a URL means."""
+"""Which sink a URL means. Each kind is imported when a URL asks for it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from lanecache.finding import Finding, ok
 from lanecache.redaction import redact_url
 from lanecache.sinks.custom import make_entry_point_sink, make_python_sink
 from lanecache.sinks.memory import MemorySink
-from lanecache.sinks.redis import RedisSink
-from lanecache.sinks.redis_checks import check_redis, check_redis_cluster
-from lanecache.sinks.redis_cluster import RedisClusterSink
 
 if TYPE_CHECKING:
     from lanecache.config import SinkConfig
     from lanecache.operation import Position, Sink
 
+_REDIS = frozenset({"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
+_REDIS_CLUSTER = frozenset({"redis+cluster", "rediss+cluster"})
 _SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, memcached://, "
     "memcacheds:// and memory:"
@@ -33,9 +32,13 @@ def make_sink(name: str, config: SinkConfig) -> Sink:
     scheme = config.url.partition(":")[0].lower()
     if scheme == "memory":
         return MemorySink()
-    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
+    if scheme in _REDIS:
+        from lanecache.sinks.redis import RedisSink
+
         return RedisSink(config, name=name)
-    if scheme in ("redis+cluster", "rediss+cluster"):
+    if scheme in _REDIS_CLUSTER:
+        from lanecache.sinks.redis_cluster import RedisClusterSink
+
         return RedisClusterSink(config, name=name)
     if scheme in ("memcached", "memcacheds"):
         _require_aiomcache(name)
@@ -74,10 +77,15 @@ async def check_sink(
         ConfigError: as ``make_sink``.
         SinkError: the target cannot be reached or will not do.
     """
-    sink = make_sink(name, config)
-    if isinstance(sink, RedisSink):
+    make_sink(name, config)
+    scheme = config.url.partition(":")[0].lower()
+    if scheme in _REDIS:
+        from lanecache.sinks.redis_checks import check_redis
+
         return await check_redis(name, config, source)
-    if isinstance(sink, RedisClusterSink):
+    if scheme in _REDIS_CLUSTER:
+        from lanecache.sinks.redis_checks import check_redis_cluster
+
         return await check_redis_cluster(name, config, source)
     if config.url.lower().startswith("memcached"):
         from lanecache.sinks.memcached_checks import check_memcached
