@@ -131,6 +131,17 @@ def parse_query(body: bytes) -> Query:
     return Query(schema=body[start:stop].decode("utf-8", "replace"), sql=body[stop + 1 :])
 
 
+def is_begin(body: bytes) -> bool:
+    """Tell whether a QUERY body is just ``BEGIN``, the begin of most transactions."""
+    # Its length is that of the fixed part, the status variables, the schema with a zero byte behind
+    # it, and the statement.
+    return (
+        body[-6:] == b"\0BEGIN"
+        and len(body) > 18
+        and len(body) == 13 + (body[11] | body[12] << 8) + body[8] + 6
+    )
+
+
 def parse_execute_load_query(body: bytes) -> Query:
     """Parse an EXECUTE_LOAD_QUERY body: a query with 13 more bytes on the file it loads."""
     if len(body) < 26:
@@ -143,19 +154,20 @@ def _uuid_text(data: bytes) -> str:
     return str(UUID(bytes=data))
 
 
+_unpack_gtid = struct.Struct("<x16sQ").unpack_from
+_COMMITTED_MASK = (1 << 55) - 1
+
+
 def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
     """Parse a GTID or ANONYMOUS_GTID body of MySQL."""
     if len(body) < 25:
         raise BinlogError("the GTID event is too short")
-    number = int.from_bytes(body[17:25], "little")
+    uuid, number = _unpack_gtid(body)
     committed_us = 0
     if len(body) >= 49:  # since MySQL 8.0.1: logical clock, then the commit's time
-        committed_us = int.from_bytes(body[42:49], "little") & ((1 << 55) - 1)
-    return TransactionStart(
-        gtid=None if anonymous else MysqlGtid(_uuid_text(body[1:17]), "", number),
-        standalone=False,
-        committed_at=committed_us / 1e6,
-    )
+        committed_us = int.from_bytes(body[42:49], "little") & _COMMITTED_MASK
+    gtid = None if anonymous else MysqlGtid(_uuid_text(uuid), "", number)
+    return TransactionStart(gtid, False, committed_us / 1e6)
 
 
 _TAGGED_FLAGS, _TAGGED_UUID, _TAGGED_NUMBER, _TAGGED_TAG = 0, 1, 2, 3
@@ -225,15 +237,13 @@ def _varlen_signed(data: bytes, pos: int) -> tuple[int, int]:
 
 
 _MARIADB_STANDALONE = 1
+_unpack_mariadb_gtid = struct.Struct("<QIB").unpack_from
 
 
 def parse_mariadb_gtid(body: bytes, server_id: int) -> TransactionStart:
     """Parse a MariaDB GTID body; the server's part of it is in the event's header."""
     if len(body) < 13:
         raise BinlogError("the MariaDB GTID event is too short")
-    sequence, domain, flags = struct.unpack_from("<QIB", body)
-    return TransactionStart(
-        gtid=MariadbGtid(domain, server_id, sequence),
-        standalone=bool(flags & _MARIADB_STANDALONE),
-        committed_at=0.0,
-    )
+    sequence, domain, flags = _unpack_mariadb_gtid(body)
+    gtid = MariadbGtid(domain, server_id, sequence)
+    return TransactionStart(gtid, bool(flags & _MARIADB_STANDALONE), 0.0)

@@ -20,12 +20,15 @@ from lanecache.ingest.charsets import BINARY, text_decoder
 from lanecache.ingest.json_binary import json_document_text
 from lanecache.ingest.json_diff import apply_json_diff
 from lanecache.ingest.values import (
+    HOURS,
+    MINUTES,
+    TWO_DIGITS,
     binary_decimal_text,
     date_text,
+    dates,
     datetime2_text,
-    datetime_text,
     decimal_size_bytes,
-    double_text,
+    encode_json,
     float_text,
     fraction_size_bytes,
     inet4_text,
@@ -54,14 +57,17 @@ def _base64(data: bytes) -> str:
 
 
 CODE_NAMES: dict[str, Any] = {
+    "HOURS": HOURS,
+    "MINUTES": MINUTES,
+    "TWO_DIGITS": TWO_DIGITS,
     "apply_json_diff": apply_json_diff,
     "base64": _base64,
     "binary_decimal_text": binary_decimal_text,
     "date_text": date_text,
     "datetime2_text": datetime2_text,
-    "datetime_text": datetime_text,
-    "double_text": double_text,
+    "dates": dates,
     "float_text": float_text,
+    "encode_json": encode_json,
     "from_bytes": int.from_bytes,
     "inet4_text": inet4_text,
     "inet6_text": inet6_text,
@@ -98,7 +104,7 @@ class ColumnCode(msgspec.Struct, frozen=True):
 _NUMBER = {JSON: "{}", TEXT: "{}", RAW: "b'%d' % {}"}
 _NUMBER_TEXT = {JSON: "{}", TEXT: "{}", RAW: "{}.encode()"}
 _QUOTED = {JSON: "'\"' + {} + '\"'", TEXT: "{}", RAW: "{}.encode()"}
-_STRING = {JSON: "json_text({})", TEXT: "{}", RAW: "{}.encode()"}
+_STRING = {JSON: "encode_json({}).decode()", TEXT: "{}", RAW: "{}.encode()"}
 _BYTES = {JSON: "'\"' + base64({}) + '\"'", TEXT: "{}.hex()", RAW: "{}"}
 
 _INTEGERS = {t.TINY: "b", t.SHORT: "h", t.LONG: "i", t.LONGLONG: "q"}
@@ -159,13 +165,17 @@ def _bit(column: ColumnType, index: int) -> ColumnCode:
     )
 
 
+# ``values.double_text``, without the call.
+_DOUBLE_TEXT = "(text[:-2] if (text := repr(raw))[-2:] == '.0' else text)"
+
+
 def _floating(column: ColumnType, index: int) -> ColumnCode:
     double = column.type == t.DOUBLE
     return ColumnCode(
         ColumnKind.FLOAT,
         size_bytes=8 if double else 4,
         layout="d" if double else "f",
-        base="double_text(raw)" if double else "float_text(raw)",
+        base=_DOUBLE_TEXT if double else "float_text(raw)",
         forms=_NUMBER_TEXT,
     )
 
@@ -179,8 +189,11 @@ def _decimal(column: ColumnType, index: int) -> ColumnCode:
         # Two groups at most, and no sign: the usual price needs no loop.
         low = decimal_size_bytes(scale, scale) * 8
         sign = 1 << (size * 8 - 1)
+        rest = f"number & {(1 << low) - 1}"
+        # Most are amounts of money.
+        rest = f"{{TWO_DIGITS[{rest}]}}" if scale == 2 else f"{{{rest}:0{scale}d}}"
         base = (
-            f"('%d.%0{scale}d' % ((number ^ {sign}) >> {low}, number & {(1 << low) - 1})"
+            f"(f'{{(number ^ {sign}) >> {low}}}.{rest}'"
             f" if (number := from_bytes(raw, 'big')) & {sign} else {slow})"
         )
     reason = ""
@@ -208,10 +221,17 @@ def _big_endian(size: int, call: str) -> ColumnCode:
     )
 
 
+# ``values.datetime_text``, without the call.
+_DATETIME_TEXT = (
+    'f\'{dates[(number := from_bytes(raw, "big") - 0x8000000000) >> 17]}{HOURS[number >> 12 & 31]}'
+    "{MINUTES[number >> 6 & 63]}{TWO_DIGITS[number & 63]}'"
+)
+
+
 def _datetime2(column: ColumnType, index: int) -> ColumnCode:
     digits = column.scale
-    call = f"datetime2_text({{}}, {digits})" if digits else "datetime_text({})"
-    return _big_endian(5 + fraction_size_bytes(digits), call)
+    code = _big_endian(5 + fraction_size_bytes(digits), f"datetime2_text({{}}, {digits})")
+    return code if digits else msgspec.structs.replace(code, base=_DATETIME_TEXT)
 
 
 def _timestamp2(column: ColumnType, index: int) -> ColumnCode:

@@ -63,6 +63,9 @@ _ROWS_V2 = frozenset(
 _ROWS_COMPRESSED = frozenset(
     range(b.MARIADB_WRITE_ROWS_COMPRESSED_V1, b.MARIADB_DELETE_ROWS_COMPRESSED + 1)
 )
+# The names that each event meets, without the look into the module.
+_TABLE_MAP, _XID, _QUERY, _FORMAT_DESCRIPTION = b.TABLE_MAP, b.XID, b.QUERY, b.FORMAT_DESCRIPTION
+_FLAG_ARTIFICIAL, _WITHOUT_CHANGE = b.FLAG_ARTIFICIAL, b.WITHOUT_EFFECT
 _ROWS_FRONT_BYTES = 8  # table id and flags
 _HEAD = frozenset({b.FORMAT_DESCRIPTION, b.MARIADB_START_ENCRYPTION})
 # The CRC-32 of any bytes that their own CRC-32 stands behind.
@@ -164,59 +167,67 @@ class Decoder:
 
     def _walk(self, block: Block, *, inner: bool) -> Iterator[Output]:
         """Walk a block; ``inner`` events have no checksum and no position of their own."""
-        data = block.data
-        unpack, counts, crc32, view = b.unpack_header, self.counts, zlib.crc32, memoryview(data)
         if block.oversized_bytes:
             yield from self._oversized(block, inner=inner)
             return
+        # What follows is run for each event: the usual ones are told apart first.
+        data = block.data
+        unpack, crc32, view, counts = b.unpack_header, zlib.crc32, memoryview(data), self.counts
+        announced = self._tables.announced
+        counts.events += len(block.spans)
         for start, end in block.spans:
             timestamp, kind, server_id, size, next_position, flags = unpack(data, start)
-            counts.events += 1
             stop = end
-            if kind != b.FORMAT_DESCRIPTION and not inner:
-                if self._checksummed:
-                    stop = end - b.CHECKSUM_BYTES
-                    if crc32(view[start:end]) != _CHECKSUM_RESIDUE:
-                        raise BinlogError(
-                            f"the checksum of the event at {self.where} does not match its bytes",
-                            file=self._file,
-                            offset=self._offset,
-                        )
-                elif not self._described and crc32(view[start:end]) == _CHECKSUM_RESIDUE:
-                    # The ROTATE that opens a dump comes before the event that says so.
-                    stop = end - b.CHECKSUM_BYTES
-            if not inner and not flags & b.FLAG_ARTIFICIAL and kind not in _HEARTBEATS:
-                # A dump that begins in mid-file opens with the file's head, at no position.
-                if next_position or kind not in _HEAD:
+            if inner:
+                pass
+            elif self._checksummed:
+                stop = end - 4
+                # A file that is still written to has a flag in its head that is not in the sum.
+                if crc32(view[start:end]) != _CHECKSUM_RESIDUE and kind != _FORMAT_DESCRIPTION:
+                    raise self._damaged()
+            elif not self._described and crc32(view[start:end]) == _CHECKSUM_RESIDUE:
+                # The ROTATE that opens a dump comes before the event that says so.
+                stop = end - 4
+            if not flags & _FLAG_ARTIFICIAL and not inner and kind not in _HEARTBEATS:
+                if self._offset < next_position:
+                    self._offset = next_position
+                elif next_position or kind not in _HEAD:
+                    # A dump that begins in mid-file opens with the file's head, at no position.
                     self._advance(next_position, size)
-                if timestamp:
-                    counts.last_timestamp = timestamp
             row_kind = _ROWS.get(kind)
             if row_kind is not None:
-                self._rows(row_kind, kind, data, start + b.HEADER_BYTES, stop)
+                self._rows(row_kind, kind, data, start + 19, stop)
                 if self._held_bytes() > self._transaction_bytes_max:
                     yield self._hand_on_part()
                 continue
-            body = data[start + b.HEADER_BYTES : stop]
-            if kind == b.TABLE_MAP:
+            if kind in _WITHOUT_CHANGE:
+                continue
+            body = data[start + 19 : stop]
+            if kind == _TABLE_MAP and body in announced:
+                continue
+            if timestamp and not flags & _FLAG_ARTIFICIAL:
+                counts.last_timestamp = timestamp
+            if kind == _XID:
+                yield self._commit(timestamp)
+            elif kind in _GTIDS:
+                if self._under_way():
+                    yield from self._void()
+                self._begin(kind, body, server_id)
+            elif kind == _QUERY:
+                if b.is_begin(body):
+                    self._open = True
+                else:
+                    yield from self._query(b.parse_query(body), timestamp)
+            elif kind == _TABLE_MAP:
                 place = Place(self._ends_at, timestamp, server_id == self._server_id)
                 wanted = self._tables.announce(body, mariadb=self._mariadb, place=place)
                 if wanted is not None:
                     yield SchemaWanted(wanted)
                     self._tables.announce(body, mariadb=self._mariadb, place=place)
-            elif kind == b.XID:
-                yield self._commit(timestamp)
-            elif kind == b.QUERY:
-                query = b.parse_query(body)
-                if query.sql == b"BEGIN":
-                    self._open = True
-                else:
-                    yield from self._query(query, timestamp)
-            elif kind in _GTIDS:
-                yield from self._begin(kind, body, server_id)
             elif kind == b.ROTATE:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
+                body = data[start + 19 : end]
                 yield from self._describe(body, artificial=not next_position)
             elif kind == b.TRANSACTION_PAYLOAD and not inner:
                 for wrapped in payload_blocks(body, event_bytes_max=self._event_bytes_max):
@@ -231,7 +242,7 @@ class Decoder:
                 yield from self._incident(timestamp)
             elif kind == b.EXECUTE_LOAD_QUERY:
                 yield from self._query(b.parse_execute_load_query(body), timestamp)
-            elif kind not in b.WITHOUT_EFFECT and not flags & b.FLAG_IGNORABLE:
+            elif not flags & b.FLAG_IGNORABLE:
                 raise EventUnknown(
                     f"the event of type {kind} at {self.where} is not known to this version of"
                     " lanecache, and skipping it could lose a change; see it with:"
@@ -240,7 +251,16 @@ class Decoder:
                     offset=self._offset,
                 )
 
+    def _damaged(self) -> BinlogError:
+        return BinlogError(
+            f"the checksum of the event at {self.where} does not match its bytes",
+            file=self._file,
+            offset=self._offset,
+        )
+
     def _nothing(self) -> list[OperationSet]:
+        if self._audiences == 1:
+            return [OperationSet()]
         return [OperationSet() for _ in range(self._audiences)]
 
     def _held_bytes(self) -> int:
@@ -284,8 +304,17 @@ class Decoder:
             # Without GTIDs the old file may be purged while nothing is written to the new one.
             yield self._commit(0)
 
-    def _begin(self, kind: int, body: bytes, server_id: int) -> Iterator[Output]:
-        yield from self._void()
+    def _under_way(self) -> bool:
+        """Whether anything of a transaction is there that has not ended."""
+        return (
+            self._open
+            or self._start is not None
+            or self._overflowed
+            or self._rolled_back
+            or any(self._operations)
+        )
+
+    def _begin(self, kind: int, body: bytes, server_id: int) -> None:
         if kind == b.MARIADB_GTID:
             self._start = b.parse_mariadb_gtid(body, server_id)
             self._open = not self._start.standalone
@@ -336,28 +365,19 @@ class Decoder:
         if self._rolled_back or self._overflowed:
             self._discard_partial()
         partial = self._partial.take(self._operations) if self._partial is not None else ()
-        committed = Committed(
-            operations=self._operations,
-            position=self._here(),
-            committed_at=committed_at,
-            invalidated=self._rolled_back,
-            partial=partial,
-        )
+        # Positional arguments here and below: this is run for each transaction.
+        position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
+        committed = Committed(self._operations, position, committed_at, self._rolled_back, partial)
         self.counts.transactions += 1
-        self._ends_at = committed.position
-        if self._ends_at.resume is not None:
-            self._ends_at = msgspec.structs.replace(self._ends_at, resume=None)
+        self._ends_at = position
+        if position.resume is not None:
+            self._ends_at = msgspec.structs.replace(position, resume=None)
         self._open = False
         self._start = None
         self._operations = self._nothing()
         self._overflowed = False
         self._rolled_back = False
         return committed
-
-    def _here(self) -> Position:
-        return Position(
-            gtids=self._gtids, file=self._file, offset=self._offset, resume=self._prepared.resume
-        )
 
     def _rows(self, kind: RowKind, event: int, data: bytes, start: int, stop: int) -> None:
         table = self._tables.get(data[start : start + 6])
@@ -376,10 +396,11 @@ class Decoder:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
         unpack = self._unpack if event in _ROWS_COMPRESSED else None
-        for problem in table.cascade(kind, data, start, stop, self._operations, unpack=unpack):
-            self._invalidated(problem)
+        if table.cascades is not None:
+            for problem in table.cascade(kind, data, start, stop, self._operations, unpack=unpack):
+                self._invalidated(problem)
         rows, problems = table.apply(
-            kind, data, start, stop, self._operations, unpack=unpack, partial=self._partial
+            kind, data, start, stop, self._operations, unpack, self._partial
         )
         self.counts.rows += rows
         for problem in problems:

@@ -443,7 +443,11 @@ class Ingest:
                 self._connected()
             self._last_event_at = time.time()
             for output in decoder.feed(block):
-                await self._take(output, decoder)
+                if type(output) is Committed and not (self._rereads or output.partial):
+                    self._position = output.position
+                    self._commit(output)
+                else:
+                    await self._take(output, decoder)
                 for outlet in outlets:
                     if outlet.full:
                         await outlet.wait_room()
@@ -515,7 +519,7 @@ class Ingest:
                 self._lanes[audience[0]],
             )
             for name in audience:
-                if name in self._ahead:
+                if self._ahead and name in self._ahead:
                     if self._ahead[name].covers(committed.position):
                         continue
                     del self._ahead[name]

@@ -39,5 +39,6 @@ class Versions:
 
     def next(self) -> Version:
         """Give the next version: the wall clock in milliseconds, shifted, or one more than last."""
-        self._clock = max(self._clock + 1, time.time_ns() // 1_000_000 << 16)
-        return Version(self._clock, self._origin)
+        clock, now = self._clock + 1, time.time_ns() // 1_000_000 << 16
+        self._clock = clock = now if now > clock else clock
+        return Version(clock, self._origin)

@@ -96,7 +96,8 @@ class PartialRows:
     def take(self, operations: Sequence[OperationSet]) -> list[PartialRow]:
         """Give the rows whose keys are still just deleted at the transaction's end."""
         if not self._rows:
-            self._refused.clear()
+            if self._refused:
+                self._refused.clear()
             return []
         rows, refused = self._rows, self._refused
         self._rows, self._refused, self._bytes = {}, set(), 0

@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from json import loads
+from json.encoder import encode_basestring as json_text
 from typing import TYPE_CHECKING, Any
 
 from lanecache.ingest.charsets import text_decoder
 from lanecache.ingest.columns import CODE_NAMES
 from lanecache.ingest.facts import text_of
-from lanecache.ingest.values import double_text, float_text, json_text
+from lanecache.ingest.values import double_text, float_text
 from lanecache.row import ColumnForm, ColumnKind, ColumnUse, Image
 
 if TYPE_CHECKING:

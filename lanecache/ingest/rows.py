@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +54,14 @@ class RowKind(Enum):
     DELETE = "delete"
     PARTIAL_UPDATE = "partial update"  # JSON columns of after images may be differences
 
-    @property
-    def has_both_images(self) -> bool:
-        """Whether each row is a before and an after image."""
-        return self in (RowKind.UPDATE, RowKind.PARTIAL_UPDATE)
+    has_both_images: bool
+    """Whether each row is a before and an after image."""
+
+    def __init__(self, name: str) -> None:
+        self.has_both_images = name.endswith("update")
+
+    # That of Enum is a Python function, too slow for a key that is looked up at each event.
+    __hash__ = object.__hash__
 
 
 class RowDecoder(msgspec.Struct, frozen=True):
@@ -79,6 +82,7 @@ class TableCode:
         self.columns: tuple[ColumnCode, ...] = tuple(
             column_code(column, index) for index, column in enumerate(table_map.columns)
         )
+        self.nullable = tuple(column.nullable for column in table_map.columns)
         self.json_columns = tuple(
             index for index, code in enumerate(self.columns) if code.kind is ColumnKind.JSON
         )
@@ -264,41 +268,35 @@ def _generate_image(source: _Source, code: TableCode, image: _Image, *, careful:
         source.add(3, f"pos += {width}")
     present = [i for i in range(len(code.columns)) if image.present >> i & 1]
     null_bytes = (len(present) + 7) // 8
-    if null_bytes == 1:
-        source.add(2, "nulls = data[pos]")
+    if null_bytes in (1, 2):
+        source.add(2, "nulls = data[pos]" + " | data[pos + 1] << 8" * (null_bytes - 1))
     else:
         source.add(2, f"nulls = from_bytes(data[pos:pos + {null_bytes}], 'little')")
-    source.add(2, f"pos += {null_bytes}")
     uses: dict[int, list[_Wanted]] = {}
     for wanted in image.wanted:
         uses.setdefault(wanted.index, []).append(wanted)
     read = _Read(source, code, uses, careful=careful, differences=image.differences or {})
-
-    checked_depth = 2
-    if not careful:
+    bits = {index: 1 << nth for nth, index in enumerate(present)}
+    if careful:
+        read.nullable_columns(present, bits, 2, ahead=null_bytes)
+    else:
         # The unused high bits of the bitmap are set, hence the mask.
-        source.add(2, f"if nulls & {(1 << len(present)) - 1}:")
-        checked_depth = 3
-    for nth, index in enumerate(present):
-        source.add(checked_depth, f"if nulls & {1 << nth}:")
-        for wanted in uses.get(index, ()):
-            source.add(checked_depth + 1, f"{wanted.variable} = {_NULL[wanted.form]}")
-        if index not in uses:
-            source.add(checked_depth + 1, "pass")
-        source.add(checked_depth, "else:")
-        read.columns([index], checked_depth + 1)
-    if not present:
-        source.add(checked_depth, "pass")
-    if not careful:
+        source.add(2, f"if nulls & {sum(bits.values())}:")
+        maybe = {index: bit for index, bit in bits.items() if code.nullable[index]}
+        if len(maybe) < len(bits):
+            source.add(3, f"if nulls & {sum(bits.values()) - sum(maybe.values())}:")
+            source.add(4, "raise ValueError('a NULL in a column that cannot be NULL')")
+        read.nullable_columns(present, maybe, 3, ahead=null_bytes)
         source.add(2, "else:")
-        read.columns(present, 3)
-        if not present:
-            source.add(3, "pass")
+        read.nullable_columns(present, {}, 3, ahead=null_bytes)
     source.add(2, f"append(({''.join(f'{name}, ' for name in image.result)}))")
 
 
 class _Read:
-    """Generates the reading of columns that are known not to be NULL.
+    """Generates the reading of columns.
+
+    While columns of fixed size are read, ``pos`` stays behind by a number of bytes that is known
+    here, ``_ahead``: that saves most of the additions to it.
 
     ``differences`` gives, for the JSON columns of a partial image, their bit in ``partial``.
     """
@@ -317,9 +315,38 @@ class _Read:
         self._uses = uses
         self._careful = careful
         self._differences = differences
+        self._ahead = 0
 
-    def columns(self, indexes: Sequence[int], depth: int) -> None:
-        """Read columns in their order; fixed-size neighbours in one step."""
+    def nullable_columns(
+        self, indexes: Sequence[int], bits: dict[int, int], depth: int, *, ahead: int
+    ) -> None:
+        """Read columns in their order; those in ``bits`` may be NULL, as their bit tells.
+
+        ``ahead`` is how far in front of ``pos`` they begin. At the end ``pos`` stands behind them.
+        """
+        self._ahead = ahead
+        plain: list[int] = []
+        for index in indexes:
+            bit = bits.get(index)
+            if bit is None:
+                plain.append(index)
+                continue
+            self._plain_columns(plain, depth)
+            plain = []
+            self._catch_up(depth)
+            self._source.add(depth, f"if nulls & {bit}:")
+            for wanted in self._uses.get(index, ()):
+                self._source.add(depth + 1, f"{wanted.variable} = {_NULL[wanted.form]}")
+            if index not in self._uses:
+                self._source.add(depth + 1, "pass")
+            self._source.add(depth, "else:")
+            self._plain_columns([index], depth + 1)
+            self._catch_up(depth + 1)
+        self._plain_columns(plain, depth)
+        self._catch_up(depth)
+
+    def _plain_columns(self, indexes: Sequence[int], depth: int) -> None:
+        """Read columns that are not NULL; fixed-size neighbours in one step."""
         run: list[int] = []
         for index in indexes:
             if self._columns[index].prefix_bytes:
@@ -330,18 +357,30 @@ class _Read:
                 run.append(index)
         self._fixed(run, depth)
 
+    def _catch_up(self, depth: int) -> None:
+        """Move ``pos`` to where the reading is; for the sake of a block it is never left empty."""
+        self._source.add(depth, f"pos += {self._ahead}" if self._ahead else "pass")
+        self._ahead = 0
+
+    def _at(self, further_bytes: int = 0) -> str:
+        """Give the expression of where the reading is, or of a place behind it."""
+        ahead = self._ahead + further_bytes
+        return f"pos + {ahead}" if ahead else "pos"
+
     def _fixed(self, run: Sequence[int], depth: int) -> None:
         columns = [(index, self._columns[index]) for index in run]
         wanted = [index for index in run if index in self._uses]
         if wanted:
+            # What is not wanted behind the last wanted column is not even looked at.
+            last = run.index(wanted[-1]) + 1
             layout = "".join(
                 column.layout if index in self._uses else f"{column.size_bytes}x"
-                for index, column in columns
+                for index, column in columns[:last]
             )
             targets = "".join(f"r{index}, " for index in wanted)
-            self._source.add(depth, f"{targets}= {self._source.unpacker(layout)}(data, pos)")
-        if run:
-            self._source.add(depth, f"pos += {sum(column.size_bytes for _, column in columns)}")
+            unpack = self._source.unpacker(layout)
+            self._source.add(depth, f"{targets}= {unpack}(data, {self._at()})")
+        self._ahead += sum(column.size_bytes for _, column in columns)
         for index in wanted:
             self._forms(index, depth)
 
@@ -349,17 +388,20 @@ class _Read:
         width = self._columns[index].prefix_bytes
         if width <= 3:
             length = " | ".join(
-                f"data[pos + {nth}] << {8 * nth}" if nth else "data[pos]" for nth in range(width)
+                f"data[{self._at(nth)}] << {8 * nth}" if nth else f"data[{self._at()}]"
+                for nth in range(width)
             )
         else:
-            length = f"{self._source.unpacker('I')}(data, pos)[0]"
+            length = f"{self._source.unpacker('I')}(data, {self._at()})[0]"
         if index not in self._uses:
-            self._source.add(depth, f"pos += {width} + ({length})")
-            return
-        self._source.add(depth, f"stop = pos + {width} + ({length})")
-        self._source.add(depth, f"r{index} = data[pos + {width}:stop]")
-        self._source.add(depth, "pos = stop")
-        self._forms(index, depth)
+            self._source.add(depth, f"pos += {self._ahead + width} + ({length})")
+        else:
+            self._source.add(depth, f"stop = {self._at(width)} + ({length})")
+            self._source.add(depth, f"r{index} = data[{self._at(width)}:stop]")
+            self._source.add(depth, "pos = stop")
+        self._ahead = 0
+        if index in self._uses:
+            self._forms(index, depth)
 
     def _forms(self, index: int, depth: int) -> None:
         """Make of ``r{index}``, which has been read, all that is wanted of it."""
@@ -397,9 +439,11 @@ def read_rows(decoder: RowDecoder, data: bytes, start: int, end: int) -> tuple[l
         BinlogError: the bytes are not rows of this table; nothing of them can be trusted.
     """
     if decoder.decode is not None:
-        # Which value it was, and whether it was only a value, the careful way finds out.
-        with suppress(*READ_ERRORS):
+        try:
             return decoder.decode(data, start, end), False
+        except READ_ERRORS:  # (suppress() costs more than a row)
+            # Which value it was, and whether it was only a value, the careful way finds out.
+            pass
     try:
         return decoder.decode_carefully(data, start, end), True
     except READ_ERRORS as error:

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 _TABLE_ID_BYTES = 6
 _TABLE_MAP_FRONT_BYTES = 8  # table id and flags
+_ANNOUNCED_MAX = 4096
+_PACKED_2 = 0xFB  # from here on a packed integer is a byte with its length, and two bytes
+_FRONTS_MAX = 256  # of a table and kind of event: bitmaps differ where statements name columns
 
 
 class MappedTable:
@@ -64,10 +67,11 @@ class MappedTable:
         self._mapping = mapping
         self._code: TableCode | None = None
         self._bound: BoundTable | None = None
-        self._decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
-        self._cascades = cascades
+        self._columns = len(table_map.columns)
+        self._decoders = _Decoders(self._columns)
+        self.cascades = cascades
         self._referenced: tuple[ColumnUse, ...] | None = ()
-        self._referenced_decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
+        self._referenced_decoders = _Decoders(self._columns)
         if not reason:
             try:
                 self._code = TableCode(table_map)
@@ -76,8 +80,7 @@ class MappedTable:
             else:
                 self._bound = mapping.bind(self._code.shape)
                 self._referenced = self._find_referenced(self._code)
-        self._whole_decoders: dict[tuple[RowKind, int, int], RowDecoder] = {}
-        self._columns = len(table_map.columns)
+        self._whole_decoders = _Decoders(self._columns)
         self._row_end: tuple[ColumnUse, ...] = ()
         if table_map.row_end is not None:
             self._row_end = (ColumnUse(table_map.row_end, ColumnForm.TEXT),)
@@ -104,7 +107,6 @@ class MappedTable:
         start: int,
         end: int,
         into: Sequence[OperationSet],
-        *,
         unpack: Callable[[bytes], bytes] | None = None,
         partial: PartialRows | None = None,
     ) -> tuple[int, Sequence[Problem]]:
@@ -119,15 +121,10 @@ class MappedTable:
         if code is None or bound is None:
             return 0, self.clear(self.reason, into)
         try:
-            decoder, start = self._decoder(
-                self._decoders,
-                code,
-                (*bound.before, *self._row_end),
-                (*bound.after, *self._row_end),
-                kind,
-                data,
-                start,
-            )
+            decoder, start = self._decoders.find(kind, data, start)
+            if decoder is None:
+                plans = (*bound.before, *self._row_end), (*bound.after, *self._row_end)
+                decoder, start = self._decoders.compile(code, *plans, kind, data, start)
             if unpack is not None:
                 data = unpack(data[start:end])
                 start, end = 0, len(data)
@@ -212,7 +209,7 @@ class MappedTable:
         key = [raw[index] for index in code.shape.primary_key]
         data, start, end = event
         try:
-            decoder, start = self._decoder(self._whole_decoders, code, key, raw, kind, data, start)
+            decoder, start = self._whole_decoders.get(code, key, raw, kind, data, start)
             if unpack is not None:
                 data = unpack(data[start:end])
                 start, end = 0, len(data)
@@ -261,7 +258,7 @@ class MappedTable:
 
         To be called before ``apply``: what the statement itself writes comes after its cascades.
         """
-        cascades, name = self._cascades, (self.schema, self.table)
+        cascades, name = self.cascades, (self.schema, self.table)
         if cascades is None or kind is RowKind.WRITE:
             return ()
         if kind is RowKind.DELETE:
@@ -279,9 +276,9 @@ class MappedTable:
 
     def _find_referenced(self, code: TableCode) -> tuple[ColumnUse, ...] | None:
         """Find the columns whose change cascades; ``None`` where one is not there."""
-        if self._cascades is None:
+        if self.cascades is None:
             return ()
-        wanted = {column.lower() for column in self._cascades.columns((self.schema, self.table))}
+        wanted = {column.lower() for column in self.cascades.columns((self.schema, self.table))}
         found = tuple(
             ColumnUse(index, ColumnForm.RAW)
             for index, column in enumerate(code.shape.columns)
@@ -304,9 +301,7 @@ class MappedTable:
         if not uses:
             return False
         try:
-            decoder, start = self._decoder(
-                self._referenced_decoders, code, uses, uses, kind, data, start
-            )
+            decoder, start = self._referenced_decoders.get(code, uses, uses, kind, data, start)
             if unpack is not None:
                 data = unpack(data[start:end])
                 start, end = 0, len(data)
@@ -323,9 +318,31 @@ class MappedTable:
         where = f"{self.schema}.{self.table}"
         return [Problem(lane=where, scope=f"{prefix}*", reason=reason) for prefix in prefixes]
 
-    def _decoder(
+
+class _Decoders:
+    """The compiled decoders of a table for one pair of plans, by what stands before the rows.
+
+    That is the column count and one bitmap or two of the columns that the images hold. Its bytes
+    are known as a whole once they have been read: most events of a table begin alike.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        count_bytes = 1 if columns < _PACKED_2 else 3
+        bitmap_bytes = (columns + 7) // 8
+        self._front_bytes = {
+            kind: count_bytes + bitmap_bytes * (1 + kind.has_both_images) for kind in RowKind
+        }
+        self._by_front: dict[RowKind, dict[bytes, RowDecoder]] = {kind: {} for kind in RowKind}
+
+    def find(self, kind: RowKind, data: bytes, pos: int) -> tuple[RowDecoder | None, int]:
+        """Give the decoder for what begins at ``pos``, and where its rows begin, if it is there."""
+        stop = pos + self._front_bytes[kind]
+        decoder = self._by_front[kind].get(data[pos:stop])
+        return decoder, pos if decoder is None else stop
+
+    def get(
         self,
-        decoders: dict[tuple[RowKind, int, int], RowDecoder],
         code: TableCode,
         before_plan: Sequence[ColumnUse],
         after_plan: Sequence[ColumnUse],
@@ -333,6 +350,27 @@ class MappedTable:
         data: bytes,
         pos: int,
     ) -> tuple[RowDecoder, int]:
+        """Find it, or compile it."""
+        decoder, start = self.find(kind, data, pos)
+        if decoder is not None:
+            return decoder, start
+        return self.compile(code, before_plan, after_plan, kind, data, pos)
+
+    def compile(
+        self,
+        code: TableCode,
+        before_plan: Sequence[ColumnUse],
+        after_plan: Sequence[ColumnUse],
+        kind: RowKind,
+        data: bytes,
+        pos: int,
+    ) -> tuple[RowDecoder, int]:
+        """Compile it.
+
+        Raises:
+            BinlogError: what begins at ``pos`` is not of this table.
+        """
+        begin = pos
         try:
             columns, pos = packed_int(data, pos)
         except (IndexError, ValueError) as error:
@@ -346,10 +384,12 @@ class MappedTable:
         if kind.has_both_images:
             after = int.from_bytes(data[pos : pos + width], "little") & mask
             pos += width
-        decoder = decoders.get((kind, before, after))
-        if decoder is None:
-            decoder = compile_rows(code, kind, before_plan, after_plan, before, after)
-            decoders[kind, before, after] = decoder
+        decoder = compile_rows(code, kind, before_plan, after_plan, before, after)
+        known = self._by_front[kind]
+        if pos - begin == self._front_bytes[kind]:
+            if len(known) >= _FRONTS_MAX:
+                del known[next(iter(known))]
+            known[data[begin:pos]] = decoder
         return decoder, pos
 
 
@@ -406,6 +446,8 @@ class Tables:
     def __init__(self, mapping: TableMapping) -> None:
         self._mapping = mapping
         self._cascades = Cascades()
+        self.announced: set[bytes] = set()
+        """Bodies of TABLE_MAP events that say what is known: ``announce`` can be left out."""
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
         self._unproven: dict[bytes, MappedTable] = {}
@@ -426,6 +468,7 @@ class Tables:
     def forget_ids(self) -> None:
         """Forget the ids, which mean nothing beyond a binlog file; shapes stay."""
         self._by_id.clear()
+        self.announced.clear()
 
     def announce(self, body: bytes, *, mariadb: bool, place: Place) -> NamedTable | None:
         """Take a TABLE_MAP body. Gives a name where today's schema has to be provided first.
@@ -440,12 +483,12 @@ class Tables:
         front = body[_TABLE_MAP_FRONT_BYTES:]
         known = self._by_map.get(front)
         if known is not None:
-            self._by_id[table_id] = known
+            self._announced(table_id, known, body)
             return None
         name = _name(front)
         watched = self._cascades.watches((name.schema, name.table))
         if not watched and not self._mapping.wants(name.schema, name.table):
-            self._by_id[table_id] = None
+            self._announced(table_id, None, body)
             return None
         table_map = parse_table_map(front, mariadb=mariadb)
         reason = ""
@@ -480,9 +523,22 @@ class Tables:
             table = MappedTable(
                 table_map, self._mapping, reason, self._cascades if watched else None
             )
-        (self._by_map if lasting else self._unproven)[front] = table
-        self._by_id[table_id] = table
+        if lasting:
+            self._by_map[front] = table
+            self._announced(table_id, table, body)
+        else:
+            self._unproven[front] = table
+            self._by_id[table_id] = table
+            self.announced.clear()
         return None
+
+    def _announced(self, table_id: bytes, table: MappedTable | None, body: bytes) -> None:
+        """Take note of what an id stands for from here on."""
+        if table_id in self._by_id or len(self.announced) >= _ANNOUNCED_MAX:
+            # Another body of this id may be among them, which is not true any more.
+            self.announced.clear()
+        self._by_id[table_id] = table
+        self.announced.add(body)
 
     def provide(self, name: NamedTable, schema: SchemaReading | None) -> None:
         """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
@@ -491,12 +547,14 @@ class Tables:
     def learn_foreign_keys(self, keys: Iterable[ForeignKey]) -> None:
         """Take the foreign keys whose cascades the binlog does not hold."""
         if self._cascades.learn(keys):
+            self.announced.clear()
             self._by_map.clear()
             self._unproven.clear()
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
         wanted = None if names is None else {NamedTable(*name) for name in names}
+        self.announced.clear()
         self._unproven.clear()
         for name in list(self._schemas):
             if wanted is None or name in wanted:

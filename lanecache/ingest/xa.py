@@ -67,7 +67,9 @@ class PreparedTransactions:
     @property
     def resume(self) -> Position | None:
         """Where the oldest undecided transaction begins; ``None`` where there is none."""
-        return next((held.begins_at for held in self._held.values()), None)
+        if not self._held:
+            return None
+        return next(iter(self._held.values())).begins_at
 
     @property
     def held_bytes(self) -> int:

@@ -78,7 +78,9 @@ def fold(run: Sequence[Transaction]) -> tuple[Sequence[Transaction], Operations]
     for transaction in run:
         operations = transaction.operations
         if isinstance(operations, OperationSet):
-            folded.extend(operations)
+            # As ``extend`` does it; there are no clears here.
+            folded.by_key.update(operations.by_key)
+            folded.size_bytes += operations.size_bytes
         else:
             for write in operations.writes():
                 folded.add(write)
@@ -98,7 +100,10 @@ def fold_run(
     size = 0
     for index, transaction in enumerate(run):
         operations = transaction.operations
-        apart = operations.spilled or bool(operations.clears())
+        if isinstance(operations, OperationSet):
+            apart = bool(operations.prefixes)
+        else:
+            apart = operations.spilled or bool(operations.clears())
         if index > first and (apart or size + operations.size_bytes > size_max):
             yield fold(run[first:index])
             first, size = index, 0
@@ -133,21 +138,21 @@ def encode_writes(
     packed: list[bytes] = []
     size = 0
     for write in writes:
+        key = write.key
+        size += len(key)
         if isinstance(write, Delete):
-            forgotten.append(write.key)
-        elif isinstance(write.value, bytes) and write.ttl_s is None:
-            if len(write.value) > VALUE_BYTES_MAX:
-                oversized(write.key)
-                forgotten.append(write.key)
+            forgotten.append(key)
+        elif write.ttl_s is None and isinstance(value := write.value, bytes):
+            if len(value) > VALUE_BYTES_MAX:
+                oversized(key)
+                forgotten.append(key)
             else:
-                stored.append(write.key)
-                stored.append(write.value)
-                size += len(write.value)
+                stored += (key, value)
+                size += len(value)
         else:
             own = _pack_own(write, oversized)
             packed += own
             size += sum(map(len, own))
-        size += len(write.key)
         if size >= PIECE_BYTES_MAX or len(stored) + len(forgotten) >= PIECE_KEYS_MAX:
             yield _piece(stored, forgotten, packed)
             stored, forgotten, packed, size = ["MSET"], ["UNLINK"], [], 0

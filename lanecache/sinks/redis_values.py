@@ -55,17 +55,20 @@ class ValueLimit:
 
     def fit(self, writes: Iterable[Set | Delete]) -> list[Set | Delete]:
         """Give the writes with the values that are too long turned into ``Delete``."""
-        return [self._fit(write) for write in writes]
-
-    def _fit(self, write: Set | Delete) -> Set | Delete:
-        if isinstance(write, Delete):
-            return write
-        length = value_bytes(write.value)
-        if length <= self.bytes_max:
-            self._longest_bytes = max(self._longest_bytes, length)
-            return write
-        self.report(write.key)
-        return Delete(write.key)
+        fitting = list(writes)
+        longest_bytes = self._longest_bytes
+        for index, write in enumerate(fitting):
+            if isinstance(write, Delete):
+                continue
+            value = write.value
+            length = len(value) if isinstance(value, bytes) else value_bytes(value)
+            if length > self.bytes_max:
+                self.report(write.key)
+                fitting[index] = Delete(write.key)
+            elif length > longest_bytes:
+                longest_bytes = length
+        self._longest_bytes = longest_bytes
+        return fitting
 
     def report(self, key: str) -> None:
         """Count and log a key that is forgotten for its value's length."""
