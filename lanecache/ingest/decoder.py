@@ -29,7 +29,7 @@ from lanecache.ingest.outputs import (
 from lanecache.ingest.reread import PartialRows
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
-from lanecache.ingest.tables import MappedTable, NamedTable, Place, Tables
+from lanecache.ingest.tables import NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
@@ -37,6 +37,7 @@ from lanecache.row import Problem, TableMapping
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
     from lanecache.ingest.cascades import ForeignKey
+    from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
     from lanecache.ingest.schema import SchemaReading
 

@@ -30,7 +30,7 @@ import msgspec
 from lanecache.operation import Delete, OperationSet, Position, Set
 
 if TYPE_CHECKING:
-    from lanecache.ingest.tables import MappedTable
+    from lanecache.ingest.mapped_table import MappedTable
 
 ROWS_MAX: Final = 1000
 BYTES_MAX: Final = 16 * 1024 * 1024  # of the images that are kept to compare
