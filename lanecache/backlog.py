@@ -33,7 +33,7 @@ SPILLED_MAX = 2
 PATIENCE_S = 0.1
 
 
-class _Account(NamedTuple):
+class _Account(msgspec.Struct, frozen=True, gc=False):
     """What is counted of a transaction that is kept, or of several that were folded into one."""
 
     cost_bytes: int
