@@ -7,22 +7,23 @@ Redis or Valkey. ``start`` runs it inside an async service; ``python -m lanecach
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lanecache.errors import (
+    BinlogError,
+    ConfigError,
+    EventUnknown,
+    LanecacheError,
+    PositionLost,
+    PositionPurged,
+    SinkConflict,
+    SinkError,
+    SinkUnavailable,
+    SourceClash,
+    SourceError,
+    SourceUnavailable,
+)
+
 if TYPE_CHECKING:
     from lanecache.config import Config, SinkConfig
-    from lanecache.errors import (
-        BinlogError,
-        ConfigError,
-        EventUnknown,
-        LanecacheError,
-        PositionLost,
-        PositionPurged,
-        SinkConflict,
-        SinkError,
-        SinkUnavailable,
-        SourceClash,
-        SourceError,
-        SourceUnavailable,
-    )
     from lanecache.ingest.server import commit_token
     from lanecache.lanes import ChangeKind, RowChange, lane
     from lanecache.operation import (
@@ -80,51 +81,38 @@ __all__ = [
     "start",
 ]
 
-# Where each name is from. They are imported when they are first used (PEP 562): the command line
+# Where the names are from. They are imported when they are first used (PEP 562): the command line
 # would wait for all of them, needed or not.
-_PLACES = {
-    "Config": "lanecache.config",
-    "SinkConfig": "lanecache.config",
-    "BinlogError": "lanecache.errors",
-    "ConfigError": "lanecache.errors",
-    "EventUnknown": "lanecache.errors",
-    "LanecacheError": "lanecache.errors",
-    "PositionLost": "lanecache.errors",
-    "PositionPurged": "lanecache.errors",
-    "SinkConflict": "lanecache.errors",
-    "SinkError": "lanecache.errors",
-    "SinkUnavailable": "lanecache.errors",
-    "SourceClash": "lanecache.errors",
-    "SourceError": "lanecache.errors",
-    "SourceUnavailable": "lanecache.errors",
-    "commit_token": "lanecache.ingest.server",
-    "ChangeKind": "lanecache.lanes",
-    "RowChange": "lanecache.lanes",
-    "lane": "lanecache.lanes",
-    "Checkpoint": "lanecache.operation",
-    "Clear": "lanecache.operation",
-    "Delete": "lanecache.operation",
-    "DurableCallback": "lanecache.operation",
-    "ForesightedSink": "lanecache.operation",
-    "Operation": "lanecache.operation",
-    "Operations": "lanecache.operation",
-    "Position": "lanecache.operation",
-    "Set": "lanecache.operation",
-    "Sink": "lanecache.operation",
-    "Transaction": "lanecache.operation",
-    "Version": "lanecache.operation",
-    "Waiting": "lanecache.operation",
-    "Service": "lanecache.service",
-    "start": "lanecache.service",
-    "Statistics": "lanecache.statistics",
+_MODULES = {
+    "config": ("Config", "SinkConfig"),
+    "ingest.server": ("commit_token",),
+    "lanes": ("ChangeKind", "RowChange", "lane"),
+    "operation": (
+        "Checkpoint",
+        "Clear",
+        "Delete",
+        "DurableCallback",
+        "ForesightedSink",
+        "Operation",
+        "Operations",
+        "Position",
+        "Set",
+        "Sink",
+        "Transaction",
+        "Version",
+        "Waiting",
+    ),
+    "service": ("Service", "start"),
+    "statistics": ("Statistics",),
 }
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     place = _PLACES.get(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(place), name)
+    found = getattr(import_module(f"lanecache.{place}"), name)
     globals()[name] = found
     return found
 
