@@ -105,16 +105,21 @@ class Backlog:
         self._accounts.appendleft(self._count(transaction))
         self.given.appendleft(transaction)
 
-    def take(self, *, up_to_clear: bool) -> list[Transaction]:
-        """Give what is queued; with ``up_to_clear``, no further than the first with a clear.
+    def take(self, bytes_max: int, *, up_to_clear: bool) -> list[Transaction]:
+        """Give what is queued, up to the first transaction that makes it ``bytes_max``.
 
-        What comes behind that one stays in the queue then, where it can be folded.
+        The sink holds its run until the last of it is durable, counted or not: so it is bounded.
+        With ``up_to_clear`` it goes no further than the first with a clear. What comes behind that
+        one stays in the queue then, where it can be folded.
         """
         run: list[Transaction] = []
-        while self.queued:
+        size_bytes = 0
+        while self.queued and size_bytes < bytes_max:
             transaction = self.queued.popleft()
             run.append(transaction)
-            if up_to_clear and transaction.operations.clears():
+            operations = transaction.operations
+            size_bytes += operations.size_bytes
+            if up_to_clear and operations.clears():
                 break
         self.given.extend(run)
         return run

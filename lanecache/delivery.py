@@ -259,7 +259,9 @@ class Delivery:
                 await self._offered.wait()
             self._folding_said = False
             try:
-                await self._sink.apply(self._backlog.take(up_to_clear=self._foresighted))
+                await self._sink.apply(
+                    self._backlog.take(self._config.window_bytes_max, up_to_clear=self._foresighted)
+                )
             finally:
                 self._backlog.end()
 

@@ -39,7 +39,7 @@ def test_what_is_settled_is_let_go_of() -> None:
         backlog.offer(each)
         watched.now_s += 1
     assert backlog.waiting_s == 3
-    assert backlog.take(up_to_clear=True) == run
+    assert backlog.take(10**9, up_to_clear=True) == run
     settled = backlog.settle(2)
     assert (settled.last, settled.transactions, settled.operations) == (run[1], 2, 4)
     assert backlog.waiting_s == 1
@@ -55,10 +55,10 @@ def test_what_was_given_is_taken_back_in_its_order() -> None:
     for each in run:
         backlog.offer(each)
         if each is run[1]:
-            backlog.take(up_to_clear=False)
+            backlog.take(10**9, up_to_clear=False)
     before = backlog.bytes
     backlog.take_back()
-    assert backlog.take(up_to_clear=False) == run
+    assert backlog.take(10**9, up_to_clear=False) == run
     assert backlog.bytes == before
 
 
@@ -67,16 +67,28 @@ def test_a_run_ends_with_its_first_clear_for_a_sink_that_looks_ahead() -> None:
     run = [transaction(1), transaction(2, Clear("p:")), transaction(3, Clear("q:")), transaction(4)]
     for each in run:
         backlog.offer(each)
-    assert backlog.take(up_to_clear=True) == run[:2]
-    assert backlog.take(up_to_clear=True) == run[2:3]
-    assert backlog.take(up_to_clear=True) == run[3:]
+    assert backlog.take(10**9, up_to_clear=True) == run[:2]
+    assert backlog.take(10**9, up_to_clear=True) == run[2:3]
+    assert backlog.take(10**9, up_to_clear=True) == run[3:]
+
+
+def test_a_run_ends_with_the_transaction_that_makes_it_long_enough() -> None:
+    backlog = Watched().backlog
+    run = [transaction(n, Set("a", b"x" * 1000)) for n in range(1, 6)]
+    for each in run:
+        backlog.offer(each)
+    size_bytes = run[0].operations.size_bytes
+    assert backlog.take(2 * size_bytes, up_to_clear=False) == run[:2]
+    assert backlog.take(2 * size_bytes - 1, up_to_clear=False) == run[2:4]
+    assert backlog.take(1, up_to_clear=False) == run[4:]
+    assert backlog.take(1, up_to_clear=False) == []
 
 
 def test_looking_ahead_gives_each_once_and_again_for_the_next_clear() -> None:
     watched = Watched()
     for n in (1, 2, 3):
         watched.backlog.offer(transaction(n, Set("a", b"1")))
-    watched.backlog.take(up_to_clear=False)
+    watched.backlog.take(10**9, up_to_clear=False)
     watched.backlog.offer(transaction(4))
     assert watched.ahead() == [], "nothing was begun"
     watched.begin()
@@ -116,7 +128,7 @@ def test_a_full_queue_is_folded_into_one_invalidation_once_all_was_looked_at() -
     backlog = watched.backlog
     clearing = transaction(1, Clear("p:"), Set("own", b"1"))
     backlog.offer(clearing)
-    backlog.take(up_to_clear=True)
+    backlog.take(10**9, up_to_clear=True)
     last = fill(backlog, 2, keys=10)
     watched.begin()
     for expected in range(1, last + 1):
@@ -142,7 +154,7 @@ def test_a_full_queue_is_folded_into_one_invalidation_once_all_was_looked_at() -
     assert watched.told == [last - 1, later - last]
     # What becomes durable is counted in full.
     backlog.settle(1)
-    run = backlog.take(up_to_clear=False)
+    run = backlog.take(10**9, up_to_clear=False)
     assert run[0].operations.clears() == ("q:",)
     assert set(run[0].operations.keys()) == {f"k:{n}" for n in range(10)} | {"k:11"}
     settled = backlog.settle(1)
@@ -158,7 +170,7 @@ def test_what_was_given_away_grows_no_more() -> None:
     last = fill(backlog, 1, keys=100)
     watched.begin()
     watched.ahead()
-    (folded,) = backlog.take(up_to_clear=False)
+    (folded,) = backlog.take(10**9, up_to_clear=False)
     backlog.end()
     keys = list(folded.operations.keys())
     backlog.take_back()
@@ -242,7 +254,7 @@ def test_folding_forgets_and_never_brings_a_value_back(seed: int) -> None:
                 expected[write.key] = write.value
         match rng.randrange(12):
             case 0:
-                applied(backlog.take(up_to_clear=True))
+                applied(backlog.take(10**9, up_to_clear=True))
                 backlog.end()
             case 1:
                 watched.begin()
@@ -250,10 +262,10 @@ def test_folding_forgets_and_never_brings_a_value_back(seed: int) -> None:
                     for key in waiting.operations.keys():  # noqa: SIM118
                         cache.pop(key, None)
             case 2:
-                backlog.take(up_to_clear=True)
+                backlog.take(10**9, up_to_clear=True)
                 backlog.take_back()
     while backlog.queued:
-        applied(backlog.take(up_to_clear=True))
+        applied(backlog.take(10**9, up_to_clear=True))
     assert cache.items() <= expected.items()
     assert (cache == expected) or watched.told
     assert backlog.bytes == 0
