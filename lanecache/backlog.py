@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from lanecache.operation import (
-    OPERATION_OVERHEAD_BYTES,
+    TRANSACTION_OVERHEAD_BYTES,
     Delete,
     OperationSet,
     Set,
@@ -205,7 +205,7 @@ class Backlog:
                     operations.add(Delete(write.key))
         self._folded = msgspec.structs.replace(last, operations=operations)
         account = _Account(
-            operations.size_bytes + OPERATION_OVERHEAD_BYTES,
+            operations.size_bytes + TRANSACTION_OVERHEAD_BYTES,
             sum(each.transactions for each in accounts),
             sum(each.operations for each in accounts),
             False,
@@ -222,7 +222,7 @@ class Backlog:
         if operations.spilled:
             account = _Account(_SPILLED_COST_BYTES, 1, 0, True, self._clock())
         else:
-            size = operations.size_bytes + OPERATION_OVERHEAD_BYTES
+            size = operations.size_bytes + TRANSACTION_OVERHEAD_BYTES
             account = _Account(size, 1, _operations_of(transaction), False, self._clock())
         self.bytes += account.cost_bytes
         self._spilled += account.spilled

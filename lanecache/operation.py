@@ -14,6 +14,9 @@ from lanecache.gtid import GtidSet, parse_gtid_set
 
 # What one operation costs beside its key and value: the object, its slots, its place in a dict.
 OPERATION_OVERHEAD_BYTES = 200
+# What a transaction costs beside its operations: itself, its position with GTIDs, its accounts.
+# Measured with CPython 3.11: 750 bytes (MySQL), 620 (MariaDB).
+TRANSACTION_OVERHEAD_BYTES = 700
 
 
 class Set(msgspec.Struct, frozen=True, gc=False):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from lanecache.errors import SinkUnavailable
 from lanecache.operation import (
-    OPERATION_OVERHEAD_BYTES,
+    TRANSACTION_OVERHEAD_BYTES,
     Checkpoint,
     Delete,
     DurableCallback,
@@ -288,7 +288,7 @@ class MemcachedSink:
                 await self._apply_step((transaction,))
                 continue
             self._held.append(transaction)
-            self._held_bytes += operations.size_bytes + OPERATION_OVERHEAD_BYTES
+            self._held_bytes += operations.size_bytes + TRANSACTION_OVERHEAD_BYTES
             reached = transaction.position.covers(reaching.position)
             apart = operations.spilled or bool(operations.clears())
             if not reached and not apart and self._held_bytes <= self._step_bytes_max:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lanecache.operation import OPERATION_OVERHEAD_BYTES, OperationSet
+from lanecache.operation import TRANSACTION_OVERHEAD_BYTES, OperationSet
 from lanecache.sinks.redis_slots import slot_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Replay:
         """Fold a transaction; of a spilled one, only its clears."""
         operations = transaction.operations
         self._count += 1
-        self.size_bytes += operations.size_bytes + OPERATION_OVERHEAD_BYTES
+        self.size_bytes += operations.size_bytes + TRANSACTION_OVERHEAD_BYTES
         for prefix in operations.clears():
             self.folded.clear(prefix)
             self.clears[prefix] = transaction.position
