@@ -1,7 +1,8 @@
 """What is fuzzed: each target takes any bytes, and may raise nothing.
 
 A target lets through only the errors that the functions it calls are documented to raise; all else
-is a fault. Seeds come from the captured files in ``tests/data``.
+is a fault. Seeds come from the captured files in ``tests/data``. What belongs to the cluster is in
+``cluster_targets``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import cluster_targets
 from captured import captures
 
 from lanecache.config import LaneConfig
@@ -166,6 +168,7 @@ TARGETS: dict[str, Target] = {
     "unpack": unpack,
     "gtids": decode_gtids,
     "statements": read_statements,
+    **cluster_targets.TARGETS,
 }
 
 
@@ -285,4 +288,5 @@ _SEEDS: dict[str, Callable[[], Iterator[Any]]] = {
     "unpack": _packed,
     "gtids": _gtids,
     "statements": _statements,
+    **cluster_targets.SEEDS,
 }
