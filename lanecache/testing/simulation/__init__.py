@@ -1,0 +1,13 @@
+"""Whole clusters of real nodes in one process, on virtual time, under faults that a seed decides.
+
+::
+
+    python -m lanecache.testing.simulation --seeds 1000 --jobs 2
+    python -m lanecache.testing.simulation --first 17 --seeds 1 --trace
+    python -m lanecache.testing.simulation measure --help
+
+From the bottom up: ``world`` (time, what is to happen, the trace), ``network`` (packets and
+links), ``streams`` (TCP), ``names`` (DNS), ``hosts`` (a machine with a node on it), ``checkers``,
+``scenario`` (a cluster in a world), ``faults``, ``run`` (one seed), ``plants`` (faults in the
+cluster's code that the checkers have to find), ``measurements``.
+"""
