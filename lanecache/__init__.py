@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanecache.errors import (
     BinlogError,
+    ClusterError,
     ConfigError,
     EventUnknown,
     LanecacheError,
@@ -49,6 +50,7 @@ __all__ = [
     "ChangeKind",
     "Checkpoint",
     "Clear",
+    "ClusterError",
     "Config",
     "ConfigError",
     "Delete",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from lanecache.config import followed_source
 from lanecache.config_shape import nearest
 from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Finding, Severity, fault, ok, warning
@@ -17,7 +18,7 @@ from lanecache.lanes.mapping import AnyLane, Lanes, lanes_of
 from lanecache.sinks.make import check_sink, make_sink
 
 if TYPE_CHECKING:
-    from lanecache.config import Config
+    from lanecache.config import Config, SourceConfig
 
 
 async def check_all(config: Config) -> list[Finding]:
@@ -26,17 +27,28 @@ async def check_all(config: Config) -> list[Finding]:
     Raises:
         ConfigError: a lane or a URL is wrong in itself.
     """
+    findings: list[Finding] = []
+    if config.cluster is not None:
+        from lanecache.cluster.checks import check_cluster
+
+        findings += await check_cluster(config.cluster)
+    if config.source is not None:
+        findings += await _check_ingest(config, config.source)
+    return findings
+
+
+async def _check_ingest(config: Config, source: SourceConfig) -> list[Finding]:
     # A run uses ``check_lanes`` alone, and starts sooner without these.
     from lanecache.ingest.checks import check_source, check_stored_position
     from lanecache.ingest.file_checks import check_files, check_stored_file_position
 
     lanes = lanes_of(config)
-    in_files = is_file_url(config.source.url)
+    in_files = is_file_url(source.url)
     if not in_files:
-        parse_source_url(config.source.url)
+        parse_source_url(source.url)
     for name, sink in config.sinks.items():
         make_sink(name, sink)
-    findings = await (check_files if in_files else check_source)(config.source)
+    findings = await (check_files if in_files else check_source)(source)
     reachable = bool(findings) and findings[0].severity is Severity.OK
     if reachable:
         try:
@@ -46,14 +58,14 @@ async def check_all(config: Config) -> list[Finding]:
             findings.append(fault(str(error), ""))
     for name, sink in config.sinks.items():
         try:
-            found, position = await check_sink(name, sink, config.source.name)
+            found, position = await check_sink(name, sink, source.name)
         except LanecacheError as error:
             findings.append(fault(str(error), ""))
             continue
         findings += found
         if reachable and position is not None:
             check_stored = check_stored_file_position if in_files else check_stored_position
-            findings.append(await check_stored(config.source, name, position))
+            findings.append(await check_stored(source, name, position))
     return findings
 
 
@@ -63,9 +75,8 @@ async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
     Raises:
         SourceError: the database cannot be asked.
     """
-    server = Server(
-        parse_source_url(config.source.url), connect_timeout_s=config.source.connect_timeout_s
-    )
+    source = followed_source(config)
+    server = Server(parse_source_url(source.url), connect_timeout_s=source.connect_timeout_s)
     try:
         tables = await server.tables()
         findings: list[Finding] = []
@@ -112,7 +123,7 @@ async def _check_lanes_in_files(config: Config, lanes: Lanes) -> list[Finding]:
     """Judge every lane over the tables whose changes are in the files."""
     from lanecache.ingest.file_checks import find_tables
 
-    shapes, findings = await find_tables(config.source, lanes.wants)
+    shapes, findings = await find_tables(followed_source(config), lanes.wants)
     for shape in shapes:
         found = lanes.lane_findings(shape)
         findings += found or [ok(f"the lanes of {shape.schema}.{shape.table} find their columns")]

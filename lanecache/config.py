@@ -14,6 +14,7 @@ checked by the module that uses it, with the same :class:`ConfigError`.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import tomllib
@@ -33,6 +34,7 @@ from lanecache.config_shape import (
     plain_copy,
 )
 from lanecache.errors import ConfigError
+from lanecache.redaction import HIDDEN
 from lanecache.redaction import redact_url as redact_url
 
 # Variables below LANECACHE_ that are no fields: where the tests and the demo find their servers,
@@ -55,6 +57,9 @@ TTL_S_MAX = 100 * 365 * 86_400.0
 DURATION_S_MAX = 365 * 86_400.0
 BYTES_MAX = 2**50
 PORT_MAX = 65_535
+PORT_DIGITS_MAX = 5
+HOST_BYTES_MAX = 255  # of a DNS name (RFC 1035, section 2.3.4)
+METADATA_BYTES_MAX = 512  # as every packet that tells of a member carries it
 MYSQL_PORT = 3306
 
 
@@ -67,7 +72,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = [(name, getattr(self, name)) for name in self.__struct_fields__]
-        return [(name, redact_url(value) if name == "url" else value) for name, value in values]
+        return [(name, _shown(name, value)) for name, value in values]
 
 
 class SourceConfig(_Section, frozen=True):
@@ -138,12 +143,27 @@ class HttpConfig(_Section, frozen=True):
     listen: str = "127.0.0.1:8087"
 
 
-class Config(_Section, frozen=True):
-    """The whole configuration, checked."""
+class ClusterConfig(_Section, frozen=True):
+    """``[cluster]``: the node of this process, and how it finds the others."""
 
-    source: SourceConfig
-    sinks: dict[str, SinkConfig]
+    name: str  # nodes of another name are refused
+    listen: str = "127.0.0.1:7946"  # UDP and TCP
+    advertise: str = ""  # where the others reach it; default: where it listens
+    peers: list[str] = []  # one or a few to join by; names are resolved again on every try
+    secret_file: str = ""  # one or two lines of 32 bytes in base64; read again when it changes
+    secret: str = ""  # the same as text, for LANECACHE_CLUSTER__SECRET; never shown
+    preset: Literal["lan", "wan", "local"] = "lan"
+    udp: bool = True  # false: everything over TCP
+    metadata: dict[str, str] = {}  # told to every member
+
+
+class Config(_Section, frozen=True):
+    """The whole configuration, checked: a source with its sinks, a cluster, or both."""
+
+    source: SourceConfig | None = None
+    sinks: dict[str, SinkConfig] = {}
     lanes: list[LaneConfig] = []
+    cluster: ClusterConfig | None = None
     ingest: IngestConfig = IngestConfig()
     limits: LimitsConfig = LimitsConfig()
     http: HttpConfig | None = None
@@ -177,35 +197,67 @@ def load_config(
             "the configuration must be the path of a TOML file, a dict of the same shape, or a "
             f"Config, not {type(source).__name__}"
         )
-    if "cluster" in data or any(name.startswith("LANECACHE_CLUSTER") for name in ours):
-        raise ConfigError(
-            "[cluster] is not built yet in this version of lanecache: take the section out",
-            path="cluster",
-        )
     overlay_environment(data, Config, ours)
     check_shape(data, Config)
-    _begin_files_early(data["source"])
+    _check_sections(data)
+    _begin_files_early(data)
     config = msgspec.convert(data, Config)
-    _check_source(config.source)
-    _check_sinks(config.sinks)
-    if "lanes" not in data and not config.ingest.modules:
-        raise ConfigError("lanes is missing: this section must be there", path="lanes")
-    _check_modules(config.ingest.modules)
-    _check_lanes(config.lanes, config.sinks, needed=not config.ingest.modules)
+    if config.cluster is not None:
+        _check_cluster(config.cluster)
+    if config.source is not None:
+        _check_source(config.source)
+        _check_sinks(config.sinks)
+        if "lanes" not in data and not config.ingest.modules:
+            raise ConfigError("lanes is missing: this section must be there", path="lanes")
+        _check_modules(config.ingest.modules)
+        _check_lanes(config.lanes, config.sinks, needed=not config.ingest.modules)
+        named = msgspec.structs.replace(config.source, name=source_name(config.source))
+        config = msgspec.structs.replace(config, source=named)
     for name in ("transaction_bytes_max", "event_bytes_max"):
         _check_bytes(getattr(config.limits, name), f"limits.{name}")
     if config.http is not None:
         parse_listen(config.http.listen)
-    named = msgspec.structs.replace(config.source, name=source_name(config.source))
-    return msgspec.structs.replace(config, source=named)
+    return config
 
 
-def _begin_files_early(source: dict[str, Any]) -> None:
+def followed_source(config: Config) -> SourceConfig:
+    """Give the source to follow, where a command or a part of the service needs one.
+
+    Raises:
+        ConfigError: there is none; a configuration may have only a ``[cluster]``.
+    """
+    if config.source is None:
+        raise ConfigError("source is missing: this section must be there", path="source")
+    return config.source
+
+
+def _check_sections(data: dict[str, Any]) -> None:
+    """Check that the sections which need each other are there together."""
+    alone = data.get("cluster") is not None and data.get("source") is None
+    if not alone:
+        for name in ("source", "sinks"):
+            if data.get(name) is None:
+                wrong = "is missing: this section must be there"
+                if name in data:
+                    wrong = "must be a table of fields, not null"
+                raise ConfigError(f"{name} {wrong}", path=name)
+        return
+    for name in ("sinks", "lanes", "ingest"):
+        if data.get(name) and (name != "ingest" or data[name].get("modules")):
+            raise ConfigError(
+                f"{name} says what becomes of a source's changes, but source is missing: add a"
+                f" section [source], or take {name} out",
+                path=name,
+            )
+
+
+def _begin_files_early(data: dict[str, Any]) -> None:
     """Let files be read from their beginning: what they hold lies before any "latest".
 
     Only where nothing is said: a ``Config`` always says something.
     """
-    if source["url"].startswith("file:"):
+    source = data.get("source")
+    if source is not None and source["url"].startswith("file:"):
         source.setdefault("start", "earliest")
 
 
@@ -241,13 +293,28 @@ def parse_listen(listen: str, path: str = "http.listen") -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         colon = ""  # an IPv6 address without brackets: where the port begins is not certain
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+    number = _port_number(port)
+    if not (host and colon) or number is None:
+        example = "7946" if path.startswith("cluster.") else "8087"
         raise ConfigError(
             f'{path} must be "host:port" with a port from 0 to {PORT_MAX}, such as '
-            f'"127.0.0.1:8087" or "[::1]:8087", not "{listen}"',
+            f'"127.0.0.1:{example}" or "[::1]:{example}", not "{listen}"',
             path=path,
         )
-    return host, int(port)
+    return host, number
+
+
+def _port_number(port: str) -> int | None:
+    if not (port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS_MAX):
+        return None
+    return int(port) if int(port) <= PORT_MAX else None
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Give the value of a field as it may be shown: without passwords and secrets."""
+    if name == "url":
+        return redact_url(value)
+    return HIDDEN if name == "secret" and value else value
 
 
 def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -268,6 +335,58 @@ def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _reserved(name: str) -> bool:
     return any(name == kept or name.startswith(f"{kept}_") for kept in RESERVED_ENVIRONMENT)
+
+
+def _check_cluster(cluster: ClusterConfig) -> None:
+    name = cluster.name
+    if not name or not name.isprintable() or name != name.strip():
+        raise ConfigError(
+            f"cluster.name must be plain text that all nodes share, not {name!r}",
+            path="cluster.name",
+        )
+    _check_place(cluster.listen, "cluster.listen")
+    if cluster.advertise:
+        host, _ = _check_place(cluster.advertise, "cluster.advertise")
+        if _is_wildcard(host):
+            raise ConfigError(
+                f'cluster.advertise is told to the other nodes, so "{cluster.advertise}" cannot be'
+                " it: write the address at which they reach this one",
+                path="cluster.advertise",
+            )
+    for index, peer in enumerate(cluster.peers):
+        path = f"cluster.peers[{index}]"
+        host, port = _check_place(peer, path)
+        if port == 0 or _is_wildcard(host):
+            raise ConfigError(
+                f'{path} must be where a node is reached, such as "10.0.0.5:7946", not "{peer}"',
+                path=path,
+            )
+    if cluster.secret and cluster.secret_file:
+        raise ConfigError(
+            "cluster.secret and cluster.secret_file are both set: take one out",
+            path="cluster.secret",
+        )
+    size = len(msgspec.msgpack.encode(cluster.metadata))
+    if size > METADATA_BYTES_MAX:
+        raise ConfigError(
+            f"cluster.metadata takes {size} bytes, and a node may tell at most"
+            f" {METADATA_BYTES_MAX} of itself: shorten it",
+            path="cluster.metadata",
+        )
+
+
+def _check_place(place: str, path: str) -> tuple[str, int]:
+    host, port = parse_listen(place, path)
+    if len(host.encode()) > HOST_BYTES_MAX or any(map(str.isspace, host)):
+        raise ConfigError(f'{path} has no host that could be one: "{place}"', path=path)
+    return host, port
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _check_source(source: SourceConfig) -> None:

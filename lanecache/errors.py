@@ -11,6 +11,7 @@
     ├── BinlogError            bytes that are not a valid binlog; the position stays before them
     │   └── EventUnknown       an event type that is not known and not ignorable
     ├── SchemaUnknown          a table's columns cannot be known; its lanes invalidate
+    ├── ClusterError           a node of a cluster cannot be asked: gone, silent, or it refuses
     └── SinkError              a target refused what lanecache needs
         ├── SinkUnavailable    ... right now: it is tried again, for ever
         ├── SinkConflict       ... another process writes under the same source name
@@ -78,6 +79,10 @@ class EventUnknown(BinlogError):
 
 class SchemaUnknown(LanecacheError):
     """The columns of a table cannot be known for certain (law 1: its lanes invalidate)."""
+
+
+class ClusterError(LanecacheError):
+    """A node cannot be asked: it is not there, is silent, or refuses who asks. Changes nothing."""
 
 
 class SinkError(LanecacheError):

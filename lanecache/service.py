@@ -1,12 +1,14 @@
-"""The composition root: puts the source, the lanes and the sinks together, and runs them.
+"""The composition root: puts the source, the lanes, the sinks and the cluster together.
 
 ``start`` is the way in. The order of stopping is fixed: the source first, then the queues drain,
-then the sinks close with their positions stored, then the HTTP server.
+then the sinks close with their positions stored, then the node leaves the cluster, then the HTTP
+server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -18,9 +20,9 @@ import anyio
 import msgspec
 
 from lanecache.checks import check_lanes
-from lanecache.config import Config, load_config
+from lanecache.config import ClusterConfig, Config, followed_source, load_config
 from lanecache.delivery import Delivery
-from lanecache.errors import LanecacheError, SourceError
+from lanecache.errors import ConfigError, LanecacheError, SourceError
 from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
+    from lanecache.cluster.cache import Cache
+    from lanecache.cluster.engine import Engine
 
 logger = logging.getLogger("lanecache")
 
@@ -72,11 +76,20 @@ class Service:
     def __init__(self, config: Config, *, once: bool) -> None:
         self._config = config
         self._once = once
-        self._files = is_file_url(config.source.url)
-        self._lanes = lanes_of(config)
-        self._invalidations = Invalidations(self._lanes.described)
+        if once and config.source is None:
+            raise ConfigError(
+                "only a source has an end to stop at, and source is missing: leave --once out",
+                path="source",
+            )
+        self._files = config.source is not None and is_file_url(config.source.url)
+        self._lanes = lanes_of(config) if config.source is not None else None
+        self._invalidations = Invalidations(self._lanes.described if self._lanes else ())
         self._deliveries: dict[str, Delivery] = {}
         self._views: dict[str, SinkView] = {}
+        self._engine: Engine | None = None
+        self._cache: Cache | None = None
+        if config.cluster is not None:
+            self._make_node(config.cluster)
         writer = secrets.token_hex(8)
         shared = [name for name, sink in config.sinks.items() if not sink.independent]
         groups = [[name] for name, sink in config.sinks.items() if sink.independent]
@@ -96,10 +109,11 @@ class Service:
 
         Only one of them can have the configured ``server_id``; the others derive theirs.
         """
-        config = self._config
+        source = followed_source(self._config)
         if not own_server_id:
-            source = msgspec.structs.replace(config.source, server_id=None)
-            config = msgspec.structs.replace(config, source=source)
+            source = msgspec.structs.replace(source, server_id=None)
+        config = msgspec.structs.replace(self._config, source=source)
+        assert self._lanes is not None
         lanes = self._lanes.for_sinks(names)
         signatures = {name: lanes.signatures(name) for name in names}
         deliveries = {}
@@ -109,7 +123,7 @@ class Service:
                 name,
                 sink,
                 config.sinks[name],
-                source=config.source.name,
+                source=source.name,
                 writer=writer,
                 prefixes=tuple(signatures[name]),
             )
@@ -124,6 +138,26 @@ class Service:
             ends=self._once or self._files,
         )
 
+    def _make_node(self, config: ClusterConfig) -> None:
+        # Not every process needs what the cluster does.
+        from lanecache.cluster.cache import Cache
+        from lanecache.cluster.engine import Engine
+        from lanecache.cluster.plan import plan_node, read_keyring
+
+        self._engine = Engine(plan_node(config), functools.partial(read_keyring, config))
+        self._cache = Cache(self._engine)
+
+    @property
+    def cache(self) -> Cache:
+        """The node of this process.
+
+        Raises:
+            ConfigError: the configuration has no ``[cluster]``.
+        """
+        if self._cache is None:
+            raise ConfigError("cluster is missing: this section must be there", path="cluster")
+        return self._cache
+
     @property
     def sinks(self) -> Mapping[str, SinkView]:
         """The sinks by their names in the configuration."""
@@ -131,8 +165,9 @@ class Service:
 
     def statistics(self) -> Statistics:
         """Take a frozen snapshot of everything."""
+        source = self._config.source
         return take_statistics(
-            self._pipelines[0].ingest.statistics(),
+            self._pipelines[0].ingest.statistics() if self._pipelines else None,
             {name: delivery.statistics() for name, delivery in self._deliveries.items()},
             self._invalidations.statistics(),
             independent={
@@ -140,8 +175,9 @@ class Service:
                 for pipeline in self._pipelines[1:]
                 for name in pipeline.deliveries
             },
+            cluster=self._cache.statistics() if self._cache is not None else None,
             started_at=self._started_at,
-            silent_max_s=_SILENT_HEARTBEATS * self._config.source.heartbeat_s + 1.0,
+            silent_max_s=_SILENT_HEARTBEATS * (source.heartbeat_s if source else 0.0) + 1.0,
         )
 
     async def wait(self) -> None:
@@ -154,7 +190,7 @@ class Service:
             await asyncio.shield(self._task)
 
     async def stop(self, *, deadline_s: float = STOP_DEADLINE_S) -> None:
-        """Stop reading, let the queues drain, store the positions, and let go of everything.
+        """Stop reading, let the queues drain, store the positions, leave, and let go of everything.
 
         What is not durable after ``deadline_s`` seconds is left: nothing is lost by it, since the
         position stays before it. Idempotent.
@@ -207,6 +243,8 @@ class Service:
                 await delivery.wait_durable()
 
     def _parse_token(self, token: str) -> Position:
+        if not self._pipelines:
+            raise ValueError("there is no source, so there are no commits to wait for")
         file, colon, offset = token.strip().rpartition(":")
         flavor = self._pipelines[0].ingest.flavor
         try:
@@ -220,10 +258,12 @@ class Service:
 
     def launch(self) -> None:
         """Begin to run in a task of its own."""
-        self._task = asyncio.create_task(self._main(), name=f"lanecache {self._config.source.name}")
+        config = self._config
+        name = config.source.name if config.source else config.cluster and config.cluster.name
+        self._task = asyncio.create_task(self._main(), name=f"lanecache {name}")
 
     async def wait_streaming(self) -> None:
-        """Wait until the source streams, or raise what keeps it from ever doing so."""
+        """Wait until the source streams and the node listens, or raise what keeps them from it."""
         assert self._task is not None
         waiter = asyncio.ensure_future(self._streaming.wait())
         try:
@@ -242,6 +282,8 @@ class Service:
         async with AsyncExitStack() as stack:
             if self._config.http is not None:
                 await stack.enter_async_context(serve_http(self._config.http, self.statistics))
+            if self._engine is not None:
+                await stack.enter_async_context(self._engine.running())
             failures: list[LanecacheError] = []
             async with anyio.create_task_group() as group:
 
@@ -258,6 +300,8 @@ class Service:
                     async with anyio.create_task_group() as running:
                         for pipeline in self._pipelines:
                             running.start_soon(run, pipeline, name="pipeline")
+                        if not self._pipelines:
+                            await self._stopping.wait()
                     if not self._stopping.is_set():
                         # What it has to say of the lanes belongs to the run, however short.
                         await self._judged.wait()
@@ -272,9 +316,8 @@ class Service:
     async def _judge_lanes(self) -> None:
         """Say once, in the log, which lanes cannot work over the tables as they are now."""
         await self._wait_started()
-        if self._files:
+        if self._files or self._lanes is None:
             self._judged.set()
-        if self._judged.is_set():
             return
         try:
             for finding in await check_lanes(self._config, self._lanes):
@@ -334,15 +377,16 @@ def start(
 ) -> Starting:
     """Start lanecache: ``await`` it, or use it with ``async with``.
 
-    It comes back when the source streams. A source or target that is down is waited for, and the
-    log says so.
+    It comes back when the source streams, and when the cluster's node listens
+    (``service.cache.ready`` waits until it has joined). A source, target or peer that is down is
+    waited for, and the log says so.
 
     Args:
         config: a TOML file's path, a dict of the same shape, or a ``Config``.
         once: apply all that the source holds, then end; ``service.wait()`` waits for that.
 
     Raises:
-        ConfigError: the configuration is wrong; nothing was started.
+        ConfigError: the configuration is wrong, or the node cannot listen; nothing was started.
         SourceError, SinkError: the database or a target refuses for good; nothing is left running.
     """
     return Starting(config, once)

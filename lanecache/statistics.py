@@ -16,6 +16,7 @@ import msgspec
 
 # How long something accepted may wait to become durable before the service is no longer ready.
 UNDURABLE_MAX_S = 30.0
+MEMBER_STATES = ("alive", "suspect", "dead", "left")
 
 
 class LinkState(enum.StrEnum):
@@ -73,11 +74,42 @@ class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     invalidations: Mapping[str, int] = {}
 
 
+class MemberStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of the cluster as this node knows it."""
+
+    address: str
+    state: str  # alive, suspect, dead or left
+    process: str  # the id of its start, in hexadecimal
+    incarnation: int = 0
+    since_s: float = 0.0  # how long it has been in that state
+    is_self: bool = False
+
+
+class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The node of this process as it stands; counts never fall."""
+
+    name: str
+    address: str  # where the others reach it
+    process: str
+    joined: bool = False
+    peers: Sequence[str] = ()  # that it joins by
+    members: Sequence[MemberStatistics] = ()  # this one too
+    counters: Mapping[str, int] = {}
+
+    def by_state(self) -> dict[str, int]:
+        """Count the members in each state that there is."""
+        counts = dict.fromkeys(MEMBER_STATES, 0)
+        for member in self.members:
+            counts[member.state] += 1
+        return counts
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """The whole service at one moment. ``not_ready_because`` is empty exactly when ``ready``."""
 
-    source: SourceStatistics
-    sinks: Mapping[str, SinkStatistics]
+    source: SourceStatistics | None = None  # None: only a cluster
+    sinks: Mapping[str, SinkStatistics] = {}
+    cluster: ClusterStatistics | None = None
     lanes: Sequence[LaneStatistics] = ()
     independent: Mapping[str, SourceStatistics] = {}  # sinks with a connection of their own
     started_at: float = 0.0
@@ -123,19 +155,32 @@ def not_ready_because(
     return ""
 
 
+def not_joined_because(cluster: ClusterStatistics) -> str:
+    """Say in one sentence what a node waits for that has not joined; give ``""`` when it has."""
+    if cluster.joined:
+        return ""
+    if not cluster.members:
+        return f"the node of the cluster {cluster.name} is not started yet"
+    return f"the node of the cluster {cluster.name} has reached none of {', '.join(cluster.peers)}"
+
+
 def take_statistics(
-    source: SourceStatistics,
+    source: SourceStatistics | None,
     sinks: Mapping[str, SinkStatistics],
     lanes: Sequence[LaneStatistics],
     *,
+    cluster: ClusterStatistics | None = None,
     independent: Mapping[str, SourceStatistics] = types.MappingProxyType({}),
     started_at: float,
     silent_max_s: float,
     undurable_max_s: float = UNDURABLE_MAX_S,
 ) -> Statistics:
-    """Put the parts together and decide whether the service is ready (``not_ready_because``)."""
-    reason = ""
-    for connection in (source, *independent.values()):
+    """Put the parts together and decide whether the service is ready.
+
+    It is when the cluster's node has joined and ``not_ready_because`` has nothing to say.
+    """
+    reason = "" if cluster is None else not_joined_because(cluster)
+    for connection in (*(() if source is None else (source,)), *independent.values()):
         reason = reason or not_ready_because(
             connection, sinks, silent_max_s=silent_max_s, undurable_max_s=undurable_max_s
         )
@@ -143,6 +188,7 @@ def take_statistics(
         source=source,
         sinks=sinks,
         lanes=lanes,
+        cluster=cluster,
         independent=independent,
         started_at=started_at,
         ready=not reason,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 
+from lanecache.config import followed_source
 from lanecache.ingest.engine import Ingest
 from lanecache.invalidations import Invalidations
 from lanecache.lanes.mapping import lanes_of
@@ -31,6 +32,7 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
         ConfigError: a lane or a URL is wrong, a sink's included.
         SourceError, BinlogError: as in a run.
     """
+    followed_source(config)
     lanes = lanes_of(config)
     for name, sink in config.sinks.items():
         make_sink(name, sink)

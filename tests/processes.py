@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,8 +69,13 @@ class Lanecache:
     """One process: ``with Lanecache(folder, "run", config) as process``; killed at the end."""
 
     def __init__(
-        self, folder: Path, *arguments: str | Path, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        self._prefix = list(prefix)  # a command that runs it in its own place
         self._arguments = [str(argument) for argument in arguments]
         self._environment = {**os.environ, **(environment or {})}
         number = len(list(folder.glob("process-*.err")))
@@ -81,7 +86,7 @@ class Lanecache:
     def __enter__(self) -> Self:
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lanecache", *self._arguments],
+                [*self._prefix, sys.executable, "-m", "lanecache", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -417,9 +417,9 @@ def test_help_lists_what_there_is_and_the_version_is_shown(
 ) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("run", "check", "tail", "demo"):
+    for command in ("run", "check", "tail", "demo", "status"):
         assert f"\n  {command} " in shown
-    for later in ("snapshot", "verify", "status"):
+    for later in ("snapshot", "verify"):
         assert f"\n  {later} " not in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("lanecache ")

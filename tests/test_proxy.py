@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from lanecache.testing.proxy import Direction, FaultProxy
+from lanecache.testing.proxy import DatagramProxy, Direction, FaultProxy
 
 
 @contextlib.asynccontextmanager
@@ -162,3 +163,64 @@ async def test_waits_end_when_their_number_is_reached(proxy: FaultProxy):
             writer.write(b"ab")
             await reader.readexactly(2)
     await asyncio.gather(*tasks)
+
+
+async def test_who_is_blocked_is_heard_by_nobody_until_that_is_taken_back(proxy: FaultProxy):
+    async with client(proxy) as (reader, writer):
+        writer.write(b"a")
+        assert await reader.readexactly(1) == b"a"
+        proxy.block("127.0.0.1")
+        writer.write(b"b")
+        async with client(proxy) as (late_reader, late_writer):
+            late_writer.write(b"c")
+            for waiting in (reader, late_reader):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await waiting.readexactly(1)
+            proxy.block("127.0.0.99")
+            assert await reader.readexactly(1) == b"b"
+            assert await late_reader.readexactly(1) == b"c"
+
+
+class Echo(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data.upper(), addr)  # type: ignore[attr-defined]
+
+
+async def test_packets_find_there_and_back_and_those_of_a_blocked_client_are_dropped() -> None:
+    loop = asyncio.get_running_loop()
+    echo, _ = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
+    proxy = DatagramProxy(*echo.get_extra_info("sockname"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        place = free.getsockname()
+    await proxy.start(*place)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        for each in (one, other):
+            each.setblocking(False)
+            each.connect(place)
+        for number in range(3):
+            one.send(b"a%d" % number)
+            other.send(b"b%d" % number)
+            async with asyncio.timeout(5):
+                assert await loop.sock_recv(one, 100) == b"A%d" % number
+                assert await loop.sock_recv(other, 100) == b"B%d" % number
+        assert (proxy.forwarded_total, proxy.dropped_total) == (12, 0)
+        proxy.block("127.0.0.1")
+        one.send(b"lost")
+        async with asyncio.timeout(5):
+            while proxy.dropped_total < 1:
+                await asyncio.sleep(0)
+        proxy.block()
+        one.send(b"back")
+        async with asyncio.timeout(5):
+            assert await loop.sock_recv(one, 100) == b"BACK"
+    await proxy.stop()
+    await proxy.stop()
+    echo.close()

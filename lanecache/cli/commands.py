@@ -94,7 +94,7 @@ def _log_options(level: str) -> Callable[[Command], Command]:
 )
 @click.version_option(_version(), message="lanecache %(version)s")
 def cli() -> None:
-    """Keep caches true to a MySQL or MariaDB database."""
+    """Keep caches true to a MySQL or MariaDB database, or keep one cache in many processes."""
 
 
 @cli.command()
@@ -103,7 +103,7 @@ def cli() -> None:
 @click.option("--no-live", is_flag=True, help="Show no live line on the terminal.")
 @_log_options("info")
 def run(config: str, once: bool, no_live: bool, log_level: str, log_format: str) -> int:
-    """Follow the database and keep the caches true to it.
+    """Follow the database and keep the caches true to it; take part in the cluster.
 
     SIGINT (Ctrl-C) or SIGTERM stops cleanly: what was read is applied and the position stored. A
     second one cuts that short, with exit code 3; nothing is lost by it.
@@ -135,6 +135,38 @@ def check(config: str, log_level: str, log_format: str) -> int:
     with contextlib.suppress(ReaderGone):
         _print_findings(findings)
     return Exit.FAULTS if any(finding.severity == "fault" for finding in findings) else Exit.DONE
+
+
+@cli.command()
+@click.argument("config", type=click.Path(), required=False)
+@click.option("--listen", metavar="HOST:PORT", help="Where the node listens.")
+@click.option("--name", help="The name of its cluster.")
+@click.option("--secret-file", metavar="FILE", help="The secret of its cluster.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_log_options("warning")
+def status(
+    config: str | None,
+    listen: str | None,
+    name: str | None,
+    secret_file: str | None,
+    as_json: bool,
+    log_level: str,
+    log_format: str,
+) -> int:
+    """Ask a running node of a cluster what it knows: its members, and what it counted.
+
+    CONFIG is what the node runs with; the options come before it, or stand for it. The secret can
+    also come from LANECACHE_CLUSTER__SECRET. The exit code is 3 when the node cannot be asked.
+    """
+    _configure_logging(log_format, log_level)
+    from lanecache.cli.status import ask, asked_cluster, status_json, status_lines
+
+    cluster = asked_cluster(config, listen, name, secret_file)
+    found = _run(functools.partial(ask, cluster))
+    with contextlib.suppress(ReaderGone):
+        for line in [status_json(found)] if as_json else status_lines(found):
+            _print_line(line)
+    return Exit.DONE
 
 
 @cli.command()

@@ -29,20 +29,27 @@ class LiveLine:
 
     def render(self, statistics: Statistics, now_s: float) -> Text:
         """Give the line for a snapshot taken at ``now_s`` (any clock that only rises)."""
+        parts = []
         source = statistics.source
-        self._seen.append((now_s, source.rows))
-        while len(self._seen) > 2 and now_s - self._seen[1][0] >= RATE_WINDOW_S:
-            self._seen.popleft()
-        parts = [
-            f"{self._rate():,.0f} rows/s",
-            f"{source.rows:,} rows",
-            f"lag {_duration(source.lag_s)}",
-        ]
+        if source is not None:
+            self._seen.append((now_s, source.rows))
+            while len(self._seen) > 2 and now_s - self._seen[1][0] >= RATE_WINDOW_S:
+                self._seen.popleft()
+            parts += [
+                f"{self._rate():,.0f} rows/s",
+                f"{source.rows:,} rows",
+                f"lag {_duration(source.lag_s)}",
+            ]
         for name, sink in statistics.sinks.items():
             full = 100 * sink.queue_bytes / sink.queue_bytes_max if sink.queue_bytes_max else 0
             state = "" if sink.state is LinkState.CONNECTED else f" {sink.state}"
             parts.append(f"{name}{state} queue {full:.0f} %")
-        parts.append(source.position or "no position yet")
+        if source is not None:
+            parts.append(source.position or "no position yet")
+        if statistics.cluster is not None:
+            states = statistics.cluster.by_state().items()
+            counts = ", ".join(f"{count} {state}" for state, count in states if count)
+            parts.append(f"cluster {statistics.cluster.name}: {counts}")
         line = Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
         line.stylize("dim")
         mark = Text("● ", style="green" if statistics.ready else "red", no_wrap=True)

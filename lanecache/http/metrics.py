@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lanecache.statistics import (
+    ClusterStatistics,
     LaneStatistics,
     LinkState,
     SinkStatistics,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+REFUSED = "refused_"
 
 _SOURCE_COUNTERS = {
     "events": "Binlog events received.",
@@ -77,9 +80,12 @@ class StatisticsCollector(Collector):
             "When the service was started.",
             value=snapshot.started_at,
         )
-        yield from _source_metrics(snapshot.source)
-        yield from _sink_metrics(snapshot.sinks)
-        yield _lane_metric(snapshot.lanes)
+        if snapshot.source is not None:
+            yield from _source_metrics(snapshot.source)
+            yield from _sink_metrics(snapshot.sinks)
+            yield _lane_metric(snapshot.lanes)
+        if snapshot.cluster is not None:
+            yield from _cluster_metrics(snapshot.cluster)
 
 
 def render_metrics(statistics: Callable[[], Statistics]) -> Callable[[], bytes]:
@@ -145,3 +151,31 @@ def _lane_metric(lanes: Sequence[LaneStatistics]) -> Metric:
     for labels, count in counts.items():
         counter.add_metric(labels, count)
     return counter
+
+
+def _cluster_metrics(cluster: ClusterStatistics) -> Iterator[Metric]:
+    node = GaugeMetricFamily(
+        "lanecache_cluster_info", "The node of this process; always 1.", labels=["name", "address"]
+    )
+    node.add_metric([cluster.name, cluster.address], 1)
+    yield node
+    yield GaugeMetricFamily(
+        "lanecache_cluster_joined", "1 while the node is in the cluster.", value=cluster.joined
+    )
+    members = GaugeMetricFamily(
+        "lanecache_cluster_members", "Members that the node knows, by state.", labels=["state"]
+    )
+    for state, count in cluster.by_state().items():
+        members.add_metric([state], count)
+    yield members
+    # What was refused is of a kind each, and the kinds are fixed.
+    refused = CounterMetricFamily(
+        "lanecache_cluster_refused", "Packets and streams refused, by reason.", labels=["reason"]
+    )
+    for name, count in cluster.counters.items():
+        if name.startswith(REFUSED):
+            refused.add_metric([name.removeprefix(REFUSED)], count)
+        else:
+            text = f"The node's count of {name.replace('_', ' ')}."
+            yield CounterMetricFamily(f"lanecache_cluster_{name}", text, value=count)
+    yield refused

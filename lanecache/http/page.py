@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from lanecache.statistics import (
+    ClusterStatistics,
     LaneStatistics,
     LinkState,
     SinkStatistics,
@@ -14,6 +15,7 @@ from lanecache.statistics import (
 )
 
 REFRESH_S = 2
+MEMBERS_SHOWN = 200
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #777; --good: #1a7f37; --bad: #cf222e; }
@@ -53,11 +55,19 @@ def render_page(statistics: Statistics, *, now: float) -> str:
         f"<style>{_STYLE}</style></head><body>"
         f"<header><h1>lanecache</h1>{badge}</span>"
         f'<span class="dim">running for {_duration(now - statistics.started_at)}</span></header>'
-        f"{reason}{_source(statistics.source, now)}"
-        f"{_sinks(statistics.sinks.items(), now)}{_lanes(statistics.lanes)}"
+        f"{reason}{_ingest(statistics, now)}{_cluster(statistics.cluster)}"
         f'<p class="note">Refreshes every {REFRESH_S} s. Numbers count from the start of the '
         'process. Also here: <a href="/metrics">/metrics</a>, <a href="/readyz">/readyz</a>, '
         '<a href="/healthz">/healthz</a>.</p></body></html>\n'
+    )
+
+
+def _ingest(statistics: Statistics, now: float) -> str:
+    if statistics.source is None:
+        return ""
+    return (
+        f"{_source(statistics.source, now)}{_sinks(statistics.sinks.items(), now)}"
+        f"{_lanes(statistics.lanes)}"
     )
 
 
@@ -78,8 +88,7 @@ def _source(source: SourceStatistics, now: float) -> str:
     ]
     if source.last_error:
         pairs.append(("Last error", f'<span class="error">{escape(source.last_error)}</span>'))
-    rows = "".join(f'<tr><th scope="row">{name}</th><td>{html}</td></tr>' for name, html in pairs)
-    return f'<h2>Source</h2><table class="pairs">{rows}</table>'
+    return f"<h2>Source</h2>{_pairs(pairs)}"
 
 
 def _sinks(sinks: Iterable[tuple[str, SinkStatistics]], now: float) -> str:
@@ -124,6 +133,50 @@ def _lanes(lanes: Sequence[LaneStatistics]) -> str:
         )
     heads = [("Table", ""), ("Key", ""), ("Could only invalidate, by reason", "")]
     return f"<h2>Lanes</h2>{_table(heads, rows)}" if rows else ""
+
+
+def _cluster(cluster: ClusterStatistics | None) -> str:
+    if cluster is None:
+        return ""
+    states = ", ".join(f"{count:,} {state}" for state, count in cluster.by_state().items())
+    pairs = [
+        ("Cluster", escape(cluster.name)),
+        ("This node", f"<code>{escape(cluster.address)}</code>"),
+        ("Process", f"<code>{escape(cluster.process)}</code>"),
+        ("Members", states),
+    ]
+    pairs += [
+        (escape(name.replace("_", " ")).capitalize(), f"{count:,}")
+        for name, count in cluster.counters.items()
+        if count
+    ]
+    rows = [
+        f'<tr><th scope="row"><code>{escape(member.address)}</code></th>'
+        f"<td>{_member_state(member.state)}{' (this node)' if member.is_self else ''}</td>"
+        f'<td class="number">{_duration(member.since_s)}</td>'
+        f"<td><code>{escape(member.process)}</code></td>"
+        f'<td class="number">{member.incarnation:,}</td></tr>'
+        for member in cluster.members[:MEMBERS_SHOWN]
+    ]
+    heads = [
+        ("Address", ""),
+        ("State", ""),
+        ("Since", "number"),
+        ("Process", ""),
+        ("Incarnation", "number"),
+    ]
+    left = len(cluster.members) - MEMBERS_SHOWN
+    note = f'<p class="note">and {left:,} more</p>' if left > 0 else ""
+    return f"<h2>Cluster</h2>{_pairs(pairs)}<h2>Members</h2>{_table(heads, rows)}{note}"
+
+
+def _member_state(state: str) -> str:
+    return state if state == "alive" else f'<span class="error">{escape(state)}</span>'
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{html}</td></tr>' for name, html in pairs)
+    return f'<table class="pairs">{rows}</table>'
 
 
 def _table(heads: Iterable[tuple[str, str]], rows: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from lanecache.backoff import Backoff
+from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
     EventUnknown,
@@ -92,15 +93,16 @@ class Ingest:
         lanes: Mapping[str, Mapping[str, str]],
         report: Callable[[Problem, str], None],
     ) -> None:
+        self._source = followed_source(config)
         self.server: Server | BinlogFiles
-        if is_file_url(config.source.url):
+        if is_file_url(self._source.url):
             self.server = BinlogFiles(
-                config.source.url, event_bytes_max=config.limits.event_bytes_max
+                self._source.url, event_bytes_max=config.limits.event_bytes_max
             )
             self._where = self.server.where
         else:
-            address = parse_source_url(config.source.url)
-            self.server = Server(address, connect_timeout_s=config.source.connect_timeout_s)
+            address = parse_source_url(self._source.url)
+            self.server = Server(address, connect_timeout_s=self._source.connect_timeout_s)
             self._where = f"the database at {address.where}"
         self._config = config
         self._mapping = mapping
@@ -108,7 +110,7 @@ class Ingest:
         self._lanes = lanes
         self._report = report
         self._versions = Versions()
-        self._backoff = Backoff(max_s=config.source.reconnect_delay_max_s)
+        self._backoff = Backoff(max_s=self._source.reconnect_delay_max_s)
         self._position: Position | None = None
         self._ahead: dict[str, Position] = {}
         self._unstored: Committed | None = None
@@ -166,7 +168,7 @@ class Ingest:
                 except SourceUnavailable as error:
                     await self._pause(error)
                 except SourceClash as error:
-                    if self._config.source.server_id is not None:
+                    if self._source.server_id is not None:
                         raise
                     await self._pause(error)
                 except PositionPurged as error:
@@ -254,14 +256,14 @@ class Ingest:
         else:
             while True:
                 try:
-                    position = await self.server.resolve_start(self._config.source.start)
+                    position = await self.server.resolve_start(self._source.start)
                 except SourceUnavailable as error:
                     await self._pause(error)
                 else:
                     break
             logger.info(
                 "source: no position is stored, beginning at %s (%s)",
-                self._config.source.start,
+                self._source.start,
                 position,
             )
         self._ahead = {
@@ -291,7 +293,7 @@ class Ingest:
             operations.clear(prefix)
         self._outlets[name].offer(
             Transaction(
-                self._config.source.name,
+                self._source.name,
                 position,
                 self._versions.next(),
                 time.time(),
@@ -302,7 +304,7 @@ class Ingest:
 
     async def _skip_purged(self, error: PositionPurged) -> None:
         """Go on at the oldest binlog, with nothing in the caches, if the configuration says so."""
-        if self._config.source.on_purged == "stop":
+        if self._source.on_purged == "stop":
             raise PositionPurged(
                 f'{error}; or set source.on_purged = "clear" to empty the lanes and go on from the'
                 " oldest position"
@@ -399,7 +401,7 @@ class Ingest:
         self, position: Position, facts: ServerFacts, *, once: bool
     ) -> AsyncIterator[BinlogStream | FileStream]:
         """Open the stream of what comes behind a position."""
-        source = self._config.source
+        source = self._source
         if isinstance(self.server, BinlogFiles):
             stream = await self.server.open(position, lambda: self._position)
             try:
@@ -508,7 +510,7 @@ class Ingest:
     def _offer(self, committed: Committed, operations: Sequence[Operations]) -> None:
         self._unstored = None
         version = self._versions.next()
-        name_of_source = self._config.source.name
+        name_of_source = self._source.name
         for audience, effect in zip(self._mapping.audiences, operations, strict=True):
             transaction = Transaction(
                 name_of_source,
@@ -531,7 +533,7 @@ class Ingest:
             # A connection of its own: its session differs, and nothing waits for its queries.
             server = Server(
                 self.server.address,
-                connect_timeout_s=self._config.source.connect_timeout_s,
+                connect_timeout_s=self._source.connect_timeout_s,
                 session=SESSION,
             )
             self._rereader = Rereader(

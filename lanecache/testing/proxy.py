@@ -1,4 +1,4 @@
-"""A TCP proxy that makes the faults of a network on demand.
+"""Proxies for TCP and UDP that make the faults of a network on demand.
 
 ::
 
@@ -9,6 +9,9 @@
         await proxy.wait_cuts(1)
         proxy.pause()                  # connections stay open and nothing comes any more
         proxy.resume()
+
+``DatagramProxy`` is the same for UDP, as far as that has connections: it forwards packets, and
+drops those of the clients that it is told to cut off. ``FaultProxy.block`` does so for streams.
 
 "Down" is from the target to the client, which is where a binlog or a reply flows; "up" the other
 way. Faults hold for all connections, those to come included, until they are taken back.
@@ -36,6 +39,82 @@ class Direction(Enum):
     DOWN = "target to client"
 
 
+class DatagramProxy:
+    """Forward UDP packets on loopback to a target, and drop some as told.
+
+    Every client has a socket of its own towards the target, so that the target's answers find
+    back: they come from the proxy's address.
+    """
+
+    def __init__(self, target_host: str, target_port: int) -> None:
+        self.target_host = target_host
+        self.target_port = target_port
+        self.forwarded_total = 0
+        self.dropped_total = 0
+        self._blocked: frozenset[str] = frozenset()
+        self._front: asyncio.DatagramTransport | None = None
+        self._backs: dict[tuple[str, int], asyncio.DatagramTransport] = {}
+        self._opening: dict[tuple[str, int], asyncio.Task[None]] = {}
+
+    async def start(self, host: str, port: int) -> None:
+        """Take packets at an address; port 0 is none: it has to be that of the TCP proxy."""
+        loop = asyncio.get_running_loop()
+        self._front, _ = await loop.create_datagram_endpoint(
+            lambda: _Datagrams(self._from_client), local_addr=(host, port)
+        )
+
+    async def stop(self) -> None:
+        """Take none any more. Idempotent."""
+        for task in self._opening.values():
+            task.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        for transport in [*self._backs.values(), *([self._front] if self._front else [])]:
+            transport.close()
+        self._backs.clear()
+        self._front = None
+
+    def block(self, *client_hosts: str) -> None:
+        """Drop what goes between these clients and the target, and nothing of all others."""
+        self._blocked = frozenset(client_hosts)
+
+    def _from_client(self, data: bytes, client: tuple[str, int]) -> None:
+        if client[0] in self._blocked:
+            self.dropped_total += 1
+        elif (back := self._backs.get(client)) is not None:
+            self.forwarded_total += 1
+            back.sendto(data)
+        elif client not in self._opening:
+            self._opening[client] = asyncio.create_task(self._open(client, data))
+        else:
+            self.dropped_total += 1  # the socket for it is just being made
+
+    async def _open(self, client: tuple[str, int], first: bytes) -> None:
+        def from_target(data: bytes, _: tuple[str, int]) -> None:
+            if client[0] in self._blocked or self._front is None:
+                self.dropped_total += 1
+            else:
+                self.forwarded_total += 1
+                self._front.sendto(data, client)
+
+        try:
+            self._backs[client], _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: _Datagrams(from_target), remote_addr=(self.target_host, self.target_port)
+            )
+        finally:
+            del self._opening[client]
+        self._from_client(first, client)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Hands on every packet; what the system says of earlier ones does not matter."""
+
+    def __init__(self, take: Callable[[bytes, tuple[str, int]], None]) -> None:
+        self._take = take
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._take(data, addr)
+
+
 class FaultProxy:
     """Forward TCP connections on loopback to a target, and break them as told.
 
@@ -58,6 +137,8 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._refusing = False
+        self._blocked: frozenset[str] = frozenset()
+        self._unblocked = asyncio.Event()
         self._budget: dict[Direction, int | None] = dict.fromkeys(Direction)
         self._garbage = dict.fromkeys(Direction, b"")
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -119,6 +200,15 @@ class FaultProxy:
         """Let bytes through again, first those that were held back."""
         self._flowing.set()
 
+    def block(self, *client_hosts: str) -> None:
+        """Let nothing through between these clients and the target, and all others again.
+
+        Their connections stay open, those to come as well: a network that is cut in two.
+        """
+        self._blocked = frozenset(client_hosts)
+        self._unblocked.set()  # whoever waits looks again
+        self._unblocked = asyncio.Event()
+
     def inject(self, garbage: bytes, direction: Direction = Direction.DOWN) -> None:
         """Put bytes in front of the next ones that pass, on whichever connection; once."""
         self._garbage[direction] = garbage
@@ -176,6 +266,8 @@ class FaultProxy:
         writer: asyncio.StreamWriter,
         writers: list[asyncio.StreamWriter],
     ) -> None:
+        client = str(writer.get_extra_info("peername")[0])
+        await self._wait_unblocked(client)
         target = None
         if not self._refusing:
             with contextlib.suppress(OSError):
@@ -190,8 +282,8 @@ class FaultProxy:
         self.accepted_total += 1
         self._counted()
         pumps = [
-            asyncio.create_task(self._pump(reader, target_writer, Direction.UP)),
-            asyncio.create_task(self._pump(target_reader, writer, Direction.DOWN)),
+            asyncio.create_task(self._pump(reader, target_writer, Direction.UP, client)),
+            asyncio.create_task(self._pump(target_reader, writer, Direction.DOWN, client)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_EXCEPTION)
@@ -200,14 +292,23 @@ class FaultProxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
+    async def _wait_unblocked(self, client: str) -> None:
+        while client in self._blocked:
+            await self._unblocked.wait()
+
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        direction: Direction,
+        client: str,
     ) -> None:
         """Forward one way until the end of the stream; an ``OSError`` ends the connection."""
         while data := await reader.read(CHUNK_BYTES):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await self._flowing.wait()
+            await self._wait_unblocked(client)
             data = self._garbage[direction] + data
             self._garbage[direction] = b""
             budget = self._budget[direction]
