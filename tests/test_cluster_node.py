@@ -358,6 +358,22 @@ def test_udp_that_fails_where_tcp_works_is_said_once():
         assert host.node.counters.probes_tcp_only > 10
 
 
+def test_who_missed_that_one_has_left_is_told_by_whom_it_tells_its_suspicion():
+    world = World()
+    one, other, leaver = world.cluster(3)
+    deaf = other.address
+    world.blocked = lambda kind, a, b: deaf in (a, b)
+    leaver.call(leaver.node.leave)
+    world.until(lambda: leaver.node.left, 10)
+    world.crash(leaver)
+    # By then nobody tells it any more.
+    world.until(lambda: not len(one.node._swim.rumours.queue), 2)
+    world.blocked = lambda kind, a, b: kind != "udp"
+    process = leaver.node.process
+    world.until(lambda: other.states()[process] is MemberState.LEFT, 15)
+    assert not other.of(events.MemberFailed)
+
+
 # TCP only.
 
 

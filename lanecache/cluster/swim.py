@@ -9,6 +9,7 @@ The rules, each of which the tests hold:
 3.  *Precedence.* Of one incarnation: alive < suspect < dead. ``alive`` needs a greater incarnation
     than what is held to change a state; ``suspect`` and ``dead`` at least the same. ``left`` wins
     over all, for good: nobody comes back under the process id with which it left.
+    Who still says something else of one who has left is told.
 4.  What a member says of itself is held apart from the incarnation that it is known by: a suspicion
     that overtakes the ``alive`` it is about must not make that ``alive`` look old.
 5.  ``dead`` is not final. The dead are remembered for ``dead_kept_s``; they are told so by gossip
@@ -76,7 +77,13 @@ _GOSSIP_SOON = 0.25  # of the gossip interval: news that comes together goes tog
 _EXCHANGE_SOON = 5.0  # gossip intervals from a push/pull that found a difference to the next
 _FAREWELLS = 3  # rounds of gossip, at the least, in which a node says that it leaves
 _ASKED_MAX = 16  # members that are asked at once to refute what a push/pull says of them
+_MISSED_TOLD_MAX = 8  # who left, in one answer
 _HEAL_AFTER = 2.0  # gossip intervals from a return to the push/pull with who has returned
+
+
+def has_left(entry: Entry | None) -> bool:
+    """Tell whether a member is known to have left."""
+    return entry is not None and entry.state is MemberState.LEFT
 
 
 class Allowance:
@@ -222,6 +229,7 @@ class Swim:
         own = rumours.process
         answer: list[bytes] = []
         accused = False
+        missed: list[Entry] = []
         for message in found:
             kind = type(message)
             if kind is Ping:
@@ -240,12 +248,16 @@ class Swim:
                 if message.process == own:
                     accused = True
                     rumours.accused(message.incarnation, message.by)
+                elif has_left(entries.get(message.process)):
+                    missed.append(entries[message.process])
                 else:
                     self._hear_suspect(message, now)
             elif isinstance(message, Dead):
                 if message.process == own:
                     accused = True
                     rumours.accused(message.incarnation, message.by)
+                elif has_left(entries.get(message.process)):
+                    missed.append(entries[message.process])
                 else:
                     self._hear_dead(message.process, message.incarnation, message.by, now)
             elif isinstance(message, Left):
@@ -264,6 +276,12 @@ class Swim:
             self._remind(now)
         if accused and not rumours.leaving and (answer or self._may_answer(now)):
             answer.append(rumours.own_encoded)
+        if missed and not rumours.leaving and (answer or self._may_answer(now)):
+            # Whoever says so has not heard that they left, and nobody tells it any more.
+            answer += [
+                messages.encode(Left(entry.process, entry.incarnation))
+                for entry in missed[:_MISSED_TOLD_MAX]
+            ]
         if answer:
             self.send(route, sender, answer)
 
