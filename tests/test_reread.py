@@ -298,7 +298,8 @@ async def test_rows_updated_in_part_are_soon_cached_as_select_gives_them(
             await wait_until(lambda: all(lab.cached(table, row) for row in range(rows)))  # noqa: B023
             assert await lab.compare(table, chosen) == 0
             rows_total += rows
-        assert lab.service.statistics().source.reread_rows == rows_total
+        # The row with which a table begins may be read again too, before it is deleted.
+        assert 0 <= lab.service.statistics().source.reread_rows - rows_total <= number + 1
 
 
 @pytest.mark.parametrize("image", ["MINIMAL", "NOBLOB"])
