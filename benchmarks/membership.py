@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -60,16 +61,16 @@ async def be_node() -> None:
     """Load everything, wait for the configuration, and tell what is seen from then on."""
     import anyio.lowlevel
 
-    import lanecache
-    import lanecache.cluster.cache
-    import lanecache.cluster.engine
     from lanecache.cluster.events import MemberFailed, MemberJoined
+    from lanecache.service import start
 
+    for name in ("cache", "engine", "plan"):  # what a service imports when it is asked for
+        importlib.import_module(f"lanecache.cluster.{name}")
     logging.getLogger("lanecache").setLevel(logging.ERROR)  # one is killed, and they say so
     await anyio.lowlevel.checkpoint()  # loads what anyio needs for this loop
     _tell("loaded", "")
     line = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    async with lanecache.start(json.loads(line)) as service:
+    async with start(json.loads(line)) as service:
         events = service.cache.events()
         for member in service.cache.members():
             _tell("joined", str(member.address))
