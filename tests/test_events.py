@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
+import pymysql
 import pytest
 
 import lanecache
@@ -287,6 +290,50 @@ async def test_writes_in_statement_format_clear_what_they_may_have_changed(
         await session.execute("SET SESSION binlog_format = 'ROW'")
         await session.execute("UPDATE t SET n = n + 1")
         await assert_equal(service, session, "t", ["id", "n"])
+
+
+@pytest.mark.parametrize("binlog_format", ["STATEMENT", "ROW"])
+async def test_loaded_data_is_cached_or_leaves_nothing_stale(
+    database: DatabaseServer, schema: str, binlog_format: str, tmp_path: Path
+) -> None:
+    """In statement format the file itself is in the binlog, in events of its own."""
+    shop = Shop(database, schema)
+    file = tmp_path / "rows.csv"
+    file.write_text("1,10\n3,30\n")
+
+    def load() -> None:
+        # asyncmy 0.2 cannot send a file.
+        with pymysql.connect(
+            host=database.host,
+            port=database.port,
+            user="root",
+            password=database.password,
+            database=schema,
+            local_infile=True,
+            autocommit=True,
+        ) as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"SET SESSION binlog_format = '{binlog_format}'")
+            cursor.execute(
+                f"LOAD DATA LOCAL INFILE '{file}' REPLACE INTO TABLE t FIELDS TERMINATED BY ','"
+            )
+
+    async with shop.running() as (service, session):
+        if is_mysql(database):
+            await session.execute("SET GLOBAL local_infile = ON")
+        await session.execute("CREATE TABLE t (id INT PRIMARY KEY, n INT)")
+        await session.execute("INSERT INTO t VALUES (1, 1), (2, 2)")
+        await assert_equal(service, session, "t", ["id", "n"])
+        binlog, _, offset = (await _end_of_binlog(database)).rpartition(":")
+        await anyio.to_thread.run_sync(load)
+        await service.wait_for(await _end_of_binlog(database), timeout_s=30.0)
+        if binlog_format == "ROW":
+            await assert_equal(service, session, "t", ["id", "n"])
+            return
+        events = await session.query(f"SHOW BINLOG EVENTS IN '{binlog}' FROM {offset}")
+        assert "Execute_load_query" in [event[2] for event in events]
+        assert [cached(service, f"row:t:{key}") for key in (1, 2, 3)] == [None] * 3
+        assert service.statistics().lanes[0].invalidations
 
 
 async def test_partitions_generated_and_invisible_columns_are_read(
