@@ -308,12 +308,8 @@ async def main(arguments: argparse.Namespace, command: str) -> int:
         return 1
     result = {**about, "rounds": arguments.rounds, "cases": cases}
     page = ingest_page(result, f"{arguments.name}.svg")
-    files = {
-        f"{arguments.name}.json": json.dumps(result, indent=1) + "\n",
-        f"{arguments.name}.md": page,
-        f"{arguments.name}.svg": ingest_picture(result),
-    }
-    keep(arguments.results, files)
+    figures, picture = json.dumps(result, indent=1), ingest_picture(result)
+    keep(arguments.results, arguments.name, figures=figures, page=page, picture=picture)
     print(page)
     return 0
 

@@ -477,12 +477,8 @@ async def main(arguments: argparse.Namespace, command: str) -> int:
         "databases": databases,
     }
     text = page(result, f"{arguments.name}.svg")
-    files = {
-        f"{arguments.name}.json": json.dumps(result, indent=1) + "\n",
-        f"{arguments.name}.md": text,
-        f"{arguments.name}.svg": picture(result),
-    }
-    keep(arguments.results, files)
+    figures = json.dumps(result, indent=1)
+    keep(arguments.results, arguments.name, figures=figures, page=text, picture=picture(result))
     print(text)
     return 0
 

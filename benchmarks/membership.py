@@ -148,7 +148,7 @@ class Nodes:
 
 async def measure_round(nodes: int, preset: str) -> dict[str, float]:
     """Measure one round, in seconds."""
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.listening import listen
 
     bound = [listen(Address("127.0.0.1", 0)) for _ in range(nodes)]

@@ -88,11 +88,11 @@ def preamble(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def keep(folder: Path, files: Mapping[str, str]) -> None:
-    """Write results to a folder, by file name."""
+def keep(folder: Path, name: str, *, figures: str, page: str, picture: str) -> None:
+    """Write results to a folder: the figures as JSON, the page as Markdown, the picture as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    for ending, text in (("json", f"{figures}\n"), ("md", page), ("svg", picture)):
+        (folder / f"{name}.{ending}").write_text(text, encoding="utf-8")
 
 
 def summarise(runs: Sequence[dict[str, Any]], idle: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -313,12 +313,8 @@ async def main(arguments: argparse.Namespace, command: str) -> int:
         y_greatest=arguments.peak_mb,
     )
     text = page(result, f"{arguments.name}.svg")
-    files = {
-        f"{arguments.name}.json": json.dumps(result) + "\n",
-        f"{arguments.name}.md": text,
-        f"{arguments.name}.svg": picture,
-    }
-    keep(arguments.results, files)
+    figures = json.dumps(result)
+    keep(arguments.results, arguments.name, figures=figures, page=text, picture=picture)
     print(text)
     return 0 if verdict["flat"] else 1
 

@@ -14,7 +14,6 @@ checked by the module that uses it, with the same :class:`ConfigError`.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import tomllib
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lanecache.address import HOST_BYTES_MAX, PORT_MAX, Address, plain_host
 from lanecache.config_shape import (
     ENVIRONMENT_PREFIX,
     check_shape,
@@ -56,9 +56,7 @@ TTL_S_MIN = 0.001
 TTL_S_MAX = 100 * 365 * 86_400.0
 DURATION_S_MAX = 365 * 86_400.0
 BYTES_MAX = 2**50
-PORT_MAX = 65_535
 PORT_DIGITS_MAX = 5
-HOST_BYTES_MAX = 255  # of a DNS name (RFC 1035, section 2.3.4)
 METADATA_BYTES_MAX = 512  # as every packet that tells of a member carries it
 MYSQL_PORT = 3306
 
@@ -304,6 +302,18 @@ def parse_listen(listen: str, path: str = "http.listen") -> tuple[str, int]:
     return host, number
 
 
+def parse_place(text: str, path: str) -> Address:
+    """Take ``host:port`` of a node of the cluster apart.
+
+    Raises:
+        ConfigError: it is not of that form, or the host cannot be one.
+    """
+    host, port = parse_listen(text, path)
+    if len(host.encode()) > HOST_BYTES_MAX or any(map(str.isspace, host)):
+        raise ConfigError(f'{path} has no host that could be one: "{text}"', path=path)
+    return Address(plain_host(host), port)
+
+
 def _port_number(port: str) -> int | None:
     if not (port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS_MAX):
         return None
@@ -344,19 +354,17 @@ def _check_cluster(cluster: ClusterConfig) -> None:
             f"cluster.name must be plain text that all nodes share, not {name!r}",
             path="cluster.name",
         )
-    _check_place(cluster.listen, "cluster.listen")
-    if cluster.advertise:
-        host, _ = _check_place(cluster.advertise, "cluster.advertise")
-        if _is_wildcard(host):
-            raise ConfigError(
-                f'cluster.advertise is told to the other nodes, so "{cluster.advertise}" cannot be'
-                " it: write the address at which they reach this one",
-                path="cluster.advertise",
-            )
+    parse_place(cluster.listen, "cluster.listen")
+    if cluster.advertise and parse_place(cluster.advertise, "cluster.advertise").is_wildcard:
+        raise ConfigError(
+            f'cluster.advertise is told to the other nodes, so "{cluster.advertise}" cannot be'
+            " it: write the address at which they reach this one",
+            path="cluster.advertise",
+        )
     for index, peer in enumerate(cluster.peers):
         path = f"cluster.peers[{index}]"
-        host, port = _check_place(peer, path)
-        if port == 0 or _is_wildcard(host):
+        place = parse_place(peer, path)
+        if place.port == 0 or place.is_wildcard:
             raise ConfigError(
                 f'{path} must be where a node is reached, such as "10.0.0.5:7946", not "{peer}"',
                 path=path,
@@ -373,20 +381,6 @@ def _check_cluster(cluster: ClusterConfig) -> None:
             f" {METADATA_BYTES_MAX} of itself: shorten it",
             path="cluster.metadata",
         )
-
-
-def _check_place(place: str, path: str) -> tuple[str, int]:
-    host, port = parse_listen(place, path)
-    if len(host.encode()) > HOST_BYTES_MAX or any(map(str.isspace, host)):
-        raise ConfigError(f'{path} has no host that could be one: "{place}"', path=path)
-    return host, port
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def _check_source(source: SourceConfig) -> None:

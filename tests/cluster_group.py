@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from processes import Lanecache
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 from lanecache.cluster.keyring import Keyring
 from lanecache.cluster.listening import listen
 from lanecache.cluster.observer import ask_status

@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Callable
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 from lanecache.cluster.events import Event
 from lanecache.cluster.keyring import Keyring
 from lanecache.cluster.messages import MemberState

@@ -22,8 +22,8 @@ from cluster_group import cluster_config, free_places
 from processes import Lanecache, run_to_end, until
 
 import lanecache
+from lanecache.address import Address
 from lanecache.cluster import settings as settings_module
-from lanecache.cluster.address import Address
 from lanecache.cluster.keyring import Keyring
 from lanecache.cluster.messages import Ping, StatusRequest, encode, encode_packet
 from lanecache.cluster.observer import ask_status

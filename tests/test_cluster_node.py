@@ -16,8 +16,8 @@ from cluster_world import Host, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lanecache.address import Address
 from lanecache.cluster import events, messages
-from lanecache.cluster.address import Address
 from lanecache.cluster.keyring import Keyring
 from lanecache.cluster.messages import MemberState, StatusReply, StatusRequest
 from lanecache.cluster.node import CloseStream, Node, OpenStream, SendStream

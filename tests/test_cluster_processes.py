@@ -20,7 +20,7 @@ import pytest
 from cluster_group import WAIT_S, Group, free_places, happened
 from processes import until
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 from lanecache.testing.proxy import DatagramProxy, FaultProxy
 
 SIXTEEN = 16

@@ -19,9 +19,9 @@ from cluster_group import cluster_config, free_places
 from processes import until
 
 import lanecache
+from lanecache.address import Address
 from lanecache.cluster import engine as engine_module
 from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStream
-from lanecache.cluster.address import Address
 from lanecache.cluster.counters import Counters
 from lanecache.cluster.engine import Engine
 from lanecache.cluster.event_stream import Broadcast

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lanecache.address import Address
 from lanecache.cluster import events, messages
-from lanecache.cluster.address import Address
 from lanecache.cluster.awareness import Awareness
 from lanecache.cluster.counters import Counters
 from lanecache.cluster.dissemination import Dissemination

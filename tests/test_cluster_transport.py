@@ -15,7 +15,7 @@ import pytest
 import uvloop
 from processes import until
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 from lanecache.cluster.listening import address_to_tell, listen
 from lanecache.cluster.resolving import LOOKUPS_MAX, ResolveError, Resolver
 from lanecache.cluster.transport import PACKETS_AT_ONCE, Transport

@@ -43,6 +43,15 @@ async def refused(url: str) -> str:
     return said[0]
 
 
+async def assert_refused_without_the_right_authority(url: str, folder: Path) -> None:
+    foreign = make_certificates(folder / "foreign").ca
+    for wrong in (url, f"{url}?ssl_ca_certs={foreign}"):
+        said = await refused(wrong)
+        assert "certificate" in said
+        assert "was not accepted" in said
+        assert "ssl_ca_certs" in said
+
+
 async def use(sink: Sink, durable: Durable, number: int) -> None:
     """Apply two transactions, a clear among them."""
     wanted = durable.count + 2
@@ -61,12 +70,7 @@ async def test_a_cluster_over_tls(kind: type[Redis], tmp_path: Path) -> None:
         assert cluster.certificates is not None
         url = f"{cluster.url()}?ssl_ca_certs={cluster.certificates.ca}"
         assert url.startswith("rediss+cluster://")
-        foreign = make_certificates(tmp_path / "foreign").ca
-        for wrong in (cluster.url(), f"{cluster.url()}?ssl_ca_certs={foreign}"):
-            said = await refused(wrong)
-            assert "certificate" in said
-            assert "was not accepted" in said
-            assert "ssl_ca_certs" in said
+        await assert_refused_without_the_right_authority(cluster.url(), tmp_path)
         sink, durable = make(url), Durable()
         assert await sink.open(SOURCE, "writer", durable) is None
         await use(sink, durable, 1)
@@ -111,12 +115,7 @@ async def test_a_primary_behind_sentinels_over_tls(kind: type[Redis], tmp_path: 
         assert group.certificates is not None
         url = f"{group.url()}?ssl_ca_certs={group.certificates.ca}"
         assert url.startswith("rediss+sentinel://")
-        foreign = make_certificates(tmp_path / "foreign").ca
-        for wrong in (group.url(), f"{group.url()}?ssl_ca_certs={foreign}"):
-            said = await refused(wrong)
-            assert "certificate" in said
-            assert "was not accepted" in said
-            assert "ssl_ca_certs" in said
+        await assert_refused_without_the_right_authority(group.url(), tmp_path)
         sink, durable = make(url), Durable()
         assert await sink.open(SOURCE, "writer", durable) is None
         await use(sink, durable, 1)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lanecache.address import Address
 from lanecache.cluster.actions import Action, CloseStream, OpenStream, SendStream
-from lanecache.cluster.address import Address
 from lanecache.cluster.events import MemberFailed
 from lanecache.cluster.settings import LAN
 from lanecache.testing.simulation.__main__ import main

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 from lanecache.cluster.events import metadata_texts
 from lanecache.cluster.observer import ask_status
-from lanecache.cluster.plan import parse_place, read_keyring
+from lanecache.cluster.plan import read_keyring
 from lanecache.cluster.resolving import ResolveError, Resolver
 from lanecache.cluster.settings import PRESETS
-from lanecache.config import ClusterConfig, load_config
+from lanecache.config import ClusterConfig, load_config, parse_place
 from lanecache.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:

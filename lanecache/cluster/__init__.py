@@ -4,7 +4,7 @@
 and ``transport`` are the asyncio shell. ``service.cache`` is what an application sees.
 """
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 from lanecache.cluster.cache import Cache
 from lanecache.cluster.events import Event, Member, MemberState
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from lanecache.cluster.address import Address  # noqa: TC001 - msgspec reads it
+from lanecache.address import Address  # noqa: TC001 - msgspec reads it
 
 
 class OpenStream(msgspec.Struct, frozen=True):

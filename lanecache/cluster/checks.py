@@ -22,7 +22,7 @@ from lanecache.errors import ClusterError, ConfigError
 from lanecache.finding import Finding, fault, ok, warning
 
 if TYPE_CHECKING:
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.keyring import Keyring
     from lanecache.config import ClusterConfig
 

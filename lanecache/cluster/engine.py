@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
+from lanecache.address import Address
 from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStream
-from lanecache.cluster.address import Address
 from lanecache.cluster.event_log import describe
 from lanecache.cluster.event_stream import Broadcast
 from lanecache.cluster.events import SeedFailed

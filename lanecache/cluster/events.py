@@ -9,7 +9,7 @@ import msgspec
 from lanecache.cluster.messages import MemberState
 
 if TYPE_CHECKING:
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
 
 __all__ = [
     "AddressContested",

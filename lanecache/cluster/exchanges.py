@@ -29,7 +29,7 @@ from lanecache.cluster.refusal import Refusal, Refused
 from lanecache.cluster.stream_codec import StreamCodec
 
 if TYPE_CHECKING:
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.counters import Counters
     from lanecache.cluster.keyring import Keyring
     from lanecache.cluster.settings import Settings

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lanecache.cluster.address import Address, plain_host
+from lanecache.address import Address, plain_host
 from lanecache.errors import ConfigError
 
 # With port 0 the system chooses one that is free for TCP; for UDP it may be taken.

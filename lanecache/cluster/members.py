@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from lanecache.address import Address
 from lanecache.cluster import messages
-from lanecache.cluster.address import Address
 from lanecache.cluster.messages import Alive, MemberState
 
 if TYPE_CHECKING:

@@ -12,15 +12,16 @@ fields' types here and by the size of what it came in, before anything of it is 
 from __future__ import annotations
 
 import enum
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from lanecache.address import HOST_BYTES_MAX, PORT_MAX
+from lanecache.config import METADATA_BYTES_MAX
+
 PROCESS_MAX = 2**63 - 1  # msgspec bounds no longer ones
 INCARNATION_MAX = 2**53
-METADATA_BYTES_MAX = 512
-HOST_BYTES_MAX = 255
 MEMBERS_MAX = 65_536  # in one push/pull: some ten bytes of it make some hundreds of objects
 MESSAGES_MAX = 1024  # in what stands for a packet
 
@@ -30,7 +31,7 @@ Sequence = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # of a probe; chosen by who
 # Nothing that a log or a terminal would act on, and that no resolver takes.
 _HOST_PATTERN = r"\A[^\x00-\x20\x7f-\xa0]+\Z"
 Host = Annotated[str, Meta(min_length=1, max_length=HOST_BYTES_MAX, pattern=_HOST_PATTERN)]
-Port = Annotated[int, Meta(ge=1, le=65_535)]
+Port = Annotated[int, Meta(ge=1, le=PORT_MAX)]
 Metadata = Annotated[bytes, Meta(max_length=METADATA_BYTES_MAX)]
 KeyTag = Annotated[bytes, Meta(min_length=4, max_length=4)]
 WireVersion = Annotated[int, Meta(ge=0, le=255)]
@@ -162,6 +163,8 @@ class StatusReply(_Message, frozen=True, tag=49):
 
 StreamMessage: TypeAlias = Packet | Digest | Members | StatusRequest | StatusReply
 
+Decoded = TypeVar("Decoded")
+
 _encoder = msgspec.msgpack.Encoder()
 _packet_decoder = msgspec.msgpack.Decoder(list[PacketMessage])
 _stream_decoder: msgspec.msgpack.Decoder[StreamMessage] = msgspec.msgpack.Decoder(StreamMessage)
@@ -185,10 +188,7 @@ def decode_packet(body: bytes) -> list[PacketMessage]:
     Raises:
         ValueError: it is none; nothing of it may be used.
     """
-    try:
-        return _packet_decoder.decode(body)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return _decode(_packet_decoder, body)
 
 
 def decode_stream(message: bytes) -> StreamMessage:
@@ -197,7 +197,11 @@ def decode_stream(message: bytes) -> StreamMessage:
     Raises:
         ValueError: it is none; nothing of it may be used.
     """
+    return _decode(_stream_decoder, message)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Decoded], data: bytes) -> Decoded:
     try:
-        return _stream_decoder.decode(message)
+        return decoder.decode(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lanecache.address import Address
 from lanecache.cluster import events, messages
 from lanecache.cluster.actions import Action, CloseStream, OpenStream, Resolve, SendStream
-from lanecache.cluster.address import Address
 from lanecache.cluster.counters import Counters
 from lanecache.cluster.events import Event
 from lanecache.cluster.exchanges import Exchanges
@@ -32,6 +32,7 @@ from lanecache.cluster.seeds import Seeds
 from lanecache.cluster.status import MemberStatus, Status
 from lanecache.cluster.swim import Swim
 from lanecache.cluster.timers import Timers
+from lanecache.config import METADATA_BYTES_MAX
 
 if TYPE_CHECKING:
     import random
@@ -409,6 +410,6 @@ class Node:
 
 
 def _check_metadata(metadata: bytes, settings: Settings) -> None:
-    limit = min(settings.metadata_bytes_max, messages.METADATA_BYTES_MAX)
+    limit = min(settings.metadata_bytes_max, METADATA_BYTES_MAX)
     if len(metadata) > limit:
         raise ValueError(f"metadata has at most {limit} bytes, not {len(metadata)}")

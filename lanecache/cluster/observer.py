@@ -15,7 +15,7 @@ from lanecache.cluster.stream_codec import StreamCodec
 from lanecache.errors import ClusterError
 
 if TYPE_CHECKING:
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.keyring import Keyring
     from lanecache.cluster.settings import Settings
 

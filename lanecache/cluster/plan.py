@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lanecache.cluster.address import Address, plain_host
 from lanecache.cluster.keyring import Keyring, parse_secrets, read_secret_file
 from lanecache.cluster.settings import PRESETS, Settings
-from lanecache.config import parse_listen
+from lanecache.config import parse_place
 from lanecache.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lanecache.address import Address
     from lanecache.config import ClusterConfig
 
 
@@ -53,16 +53,6 @@ def plan_node(config: ClusterConfig) -> Plan:
         secured=secured,
         secret_in_file=bool(config.secret_file),
     )
-
-
-def parse_place(text: str, path: str) -> Address:
-    """Read ``host:port``.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    host, port = parse_listen(text, path)
-    return Address(plain_host(host), port)
 
 
 def without_secret(listen: Address) -> ConfigError:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from lanecache.address import Address
 from lanecache.cluster import events, messages
-from lanecache.cluster.address import Address
 from lanecache.cluster.messages import (
     Ack,
     Dead,

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from lanecache.cluster.address import Address, plain_host
+from lanecache.address import Address, plain_host
 
 LOOKUPS_MAX = 8  # under way at once; the next ones fail at once
 ADDRESSES_MAX = 16  # of one name

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lanecache.address import Address
 from lanecache.cluster import events, messages
-from lanecache.cluster.address import Address
 from lanecache.cluster.awareness import Awareness
 from lanecache.cluster.dissemination import Dissemination
 from lanecache.cluster.events import Event, Member

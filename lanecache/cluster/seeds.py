@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lanecache.address import Address
 from lanecache.backoff import Backoff
 from lanecache.cluster import events
 from lanecache.cluster.actions import Action, Resolve
-from lanecache.cluster.address import Address
 from lanecache.cluster.refusal import Refusal
 
 if TYPE_CHECKING:

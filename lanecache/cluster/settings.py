@@ -10,6 +10,8 @@ import math
 
 import msgspec
 
+from lanecache.config import METADATA_BYTES_MAX
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds, sizes in bytes. The defaults are the preset ``lan``."""
@@ -44,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     udp: bool = True  # False: everything over TCP
     packet_bytes_max: int = 1400
     packet_messages_max: int = 128  # in one packet
-    metadata_bytes_max: int = 512
+    metadata_bytes_max: int = METADATA_BYTES_MAX
     record_bytes_max: int = 1024 * 1024  # one record of a stream, sealed
     message_bytes_max: int = 16 * 1024 * 1024  # one message of a stream
     rekey_records: int = 2**20

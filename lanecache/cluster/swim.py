@@ -65,7 +65,7 @@ from lanecache.cluster.rumours import Rumours
 if TYPE_CHECKING:
     import random
 
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.counters import Counters
     from lanecache.cluster.members import Entry
     from lanecache.cluster.settings import Settings
@@ -79,11 +79,6 @@ _FAREWELLS = 3  # rounds of gossip, at the least, in which a node says that it l
 _ASKED_MAX = 16  # members that are asked at once to refute what a push/pull says of them
 _MISSED_TOLD_MAX = 8  # who left, in one answer
 _HEAL_AFTER = 2.0  # gossip intervals from a return to the push/pull with who has returned
-
-
-def has_left(entry: Entry | None) -> bool:
-    """Tell whether a member is known to have left."""
-    return entry is not None and entry.state is MemberState.LEFT
 
 
 class Allowance:
@@ -244,20 +239,15 @@ class Swim:
                     self._hear_from_itself(message, now)
                 else:
                     rumours.hear_alive(message, now)
-            elif isinstance(message, Suspect):
+            elif isinstance(message, Suspect | Dead):
+                entry = entries.get(message.process)
                 if message.process == own:
                     accused = True
                     rumours.accused(message.incarnation, message.by)
-                elif has_left(entries.get(message.process)):
-                    missed.append(entries[message.process])
-                else:
+                elif entry is not None and entry.state is MemberState.LEFT:
+                    missed.append(entry)
+                elif isinstance(message, Suspect):
                     self._hear_suspect(message, now)
-            elif isinstance(message, Dead):
-                if message.process == own:
-                    accused = True
-                    rumours.accused(message.incarnation, message.by)
-                elif has_left(entries.get(message.process)):
-                    missed.append(entries[message.process])
                 else:
                     self._hear_dead(message.process, message.incarnation, message.by, now)
             elif isinstance(message, Left):

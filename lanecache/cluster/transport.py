@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
 
-from lanecache.cluster.address import Address, plain_host
+from lanecache.address import Address, plain_host
 from lanecache.cluster.listening import BACKLOG, reason_of
 from lanecache.cluster.resolving import is_ip_address
 

@@ -64,16 +64,17 @@ class MappedTable:
         if table_map.row_end is not None:
             self._row_end = (ColumnUse(table_map.row_end, ColumnForm.TEXT),)
         self._name = (self.schema, self.table)
-        # What maps the rows of each kind of event, where nothing is special about the table.
-        self._changes: dict[RowKind, MapRows] | None = None
+        self._changes: dict[RowKind, MapRows] = {}  # what maps the rows of each kind of event
         bound = self._bound
-        if bound is not None and not bound.problems and not self._row_end:
+        if bound is not None:
             self._changes = {
                 RowKind.WRITE: bound.write,
                 RowKind.UPDATE: bound.update,
                 RowKind.PARTIAL_UPDATE: bound.update,
                 RowKind.DELETE: bound.delete,
             }
+        # Whether nothing is special about the table.
+        self._usual = bound is not None and not bound.problems and not self._row_end
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -106,7 +107,7 @@ class MappedTable:
         clear the table's keys. ``unpack`` is for rows that are compressed behind their bitmaps.
         ``partial`` takes the rows that can be read again, where there is a server to ask.
         """
-        if unpack is None and self._changes is not None:
+        if unpack is None and self._usual:
             # Nearly always the event begins like one before it, and all of it can be read.
             decoder, rows_start = self._decoders.find(kind, data, start)
             if decoder is not None and decoder.decode is not None:
@@ -137,14 +138,8 @@ class MappedTable:
         if code is None or bound is None:
             return 0, self.clear(self.reason, into)
         try:
-            decoder, start = self._decoders.find(kind, data, start)
-            if decoder is None:
-                plans = (*bound.before, *self._row_end), (*bound.after, *self._row_end)
-                decoder, start = self._decoders.compile(code, *plans, kind, data, start)
-            if unpack is not None:
-                data = unpack(data[start:end])
-                start, end = 0, len(data)
-            images, careful = read_rows(decoder, data, start, end)
+            plans = (*bound.before, *self._row_end), (*bound.after, *self._row_end)
+            images, careful = _read(self._decoders, code, *plans, kind, event, unpack)
         except BinlogError as error:
             return 0, self.clear(str(error), into)
         rows = len(images) >> 1 if kind.has_both_images else len(images)
@@ -160,11 +155,8 @@ class MappedTable:
             problems: Sequence[Problem] = self._map_current(bound, kind, images, into)
         elif careful:
             problems = _map_carefully(bound, kind, images, into)
-        elif kind.has_both_images:
-            problems = bound.update(images, into) or ()
         else:
-            change = bound.write if kind is RowKind.WRITE else bound.delete
-            problems = change(images, into) or ()
+            problems = self._changes[kind](images, into) or ()
         if bound.problems:
             # The lanes that cannot work on this shape have cleared their prefixes.
             problems = [*bound.problems, *problems]
@@ -223,13 +215,8 @@ class MappedTable:
             return None
         raw = [ColumnUse(index, ColumnForm.RAW) for index in range(len(code.columns))]
         key = [raw[index] for index in code.shape.primary_key]
-        data, start, end = event
         try:
-            decoder, start = self._whole_decoders.get(code, key, raw, kind, data, start)
-            if unpack is not None:
-                data = unpack(data[start:end])
-                start, end = 0, len(data)
-            return read_rows(decoder, data, start, end)[0]
+            return _read(self._whole_decoders, code, key, raw, kind, event, unpack)[0]
         except BinlogError:
             return None
 
@@ -316,12 +303,11 @@ class MappedTable:
             return True
         if not uses:
             return False
+        event = (data, start, end)
         try:
-            decoder, start = self._referenced_decoders.get(code, uses, uses, kind, data, start)
-            if unpack is not None:
-                data = unpack(data[start:end])
-                start, end = 0, len(data)
-            images, careful = read_rows(decoder, data, start, end)
+            images, careful = _read(
+                self._referenced_decoders, code, uses, uses, kind, event, unpack
+            )
         except BinlogError:
             return True
         if careful and any(isinstance(value, Unreadable) for image in images for value in image):
@@ -333,6 +319,28 @@ class MappedTable:
         prefixes = self._mapping.clear_table(self.schema, self.table, into)
         where = f"{self.schema}.{self.table}"
         return [Problem(lane=where, scope=f"{prefix}*", reason=reason) for prefix in prefixes]
+
+
+def _read(
+    decoders: RowDecoders,
+    code: TableCode,
+    before_plan: Sequence[ColumnUse],
+    after_plan: Sequence[ColumnUse],
+    kind: RowKind,
+    event: tuple[bytes, int, int],
+    unpack: Callable[[bytes], bytes] | None,
+) -> tuple[list[Image], bool]:
+    """Read an event's rows: their images, and whether they had to be read carefully.
+
+    Raises:
+        BinlogError: they cannot be read.
+    """
+    data, start, end = event
+    decoder, start = decoders.get(code, before_plan, after_plan, kind, data, start)
+    if unpack is not None:
+        data = unpack(data[start:end])
+        start, end = 0, len(data)
+    return read_rows(decoder, data, start, end)
 
 
 def _map_carefully(

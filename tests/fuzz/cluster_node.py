@@ -12,8 +12,8 @@ from contextlib import suppress
 
 from cluster_golden import KEYRING, PACKETS, STREAM_MESSAGES, constant
 
+from lanecache.address import Address
 from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStream
-from lanecache.cluster.address import Address
 from lanecache.cluster.messages import Digest, Packet, Ping, StatusRequest, encode, encode_packet
 from lanecache.cluster.node import Node
 from lanecache.cluster.packet_codec import PacketCodec

@@ -14,7 +14,7 @@ from lanecache.cluster.messages import MemberState
 from lanecache.testing.simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.events import Member
     from lanecache.cluster.settings import Settings
     from lanecache.testing.simulation.hosts import Host

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from lanecache.cluster.keyring import Keyring
+from lanecache.config import METADATA_BYTES_MAX
 from lanecache.testing.simulation.hosts import LAG_S_MAX, Host
 from lanecache.testing.simulation.network import Effect
 from lanecache.testing.simulation.scenario import CLUSTER
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from lanecache.testing.simulation.stage import Stage
 
 JOINS_MAX = 5
-METADATA_BYTES_MAX = 512
 
 Fault: TypeAlias = "Callable[[Stage, random.Random], None]"
 

@@ -19,7 +19,7 @@ from lanecache.testing.simulation.violation import Violation
 if TYPE_CHECKING:
     import random
 
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.cluster.keyring import Keyring
     from lanecache.cluster.node import Node
     from lanecache.testing.simulation.names import Names

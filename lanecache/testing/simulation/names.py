@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 
 if TYPE_CHECKING:
     from lanecache.testing.simulation.world import World

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lanecache.cluster.address import Address
+    from lanecache.address import Address
     from lanecache.testing.simulation.hosts import Host
     from lanecache.testing.simulation.world import World
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from lanecache.cluster.address import Address, plain_host
+from lanecache.address import Address, plain_host
 from lanecache.cluster.keyring import Keyring
 from lanecache.cluster.messages import MemberState
 from lanecache.cluster.node import Node

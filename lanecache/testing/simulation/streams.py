@@ -13,7 +13,7 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING
 
-from lanecache.cluster.address import Address
+from lanecache.address import Address
 
 if TYPE_CHECKING:
     from lanecache.testing.simulation.hosts import Host

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lanecache.address import Address
 from lanecache.cluster import messages
-from lanecache.cluster.address import Address
 from lanecache.cluster.packet_codec import PacketCodec
 from lanecache.cluster.refusal import Refused
 
