@@ -25,3 +25,15 @@ def test_the_import_alone_brings_no_driver() -> None:
     code = "import lanecache, sys; print([m for m in ('asyncmy', 'redis') if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert ended.stdout.strip() == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "spared"),
+    [("lanecache.ingest.engine", "lanecache.ingest.statements"), ("lanecache.cli.follow", "rich")],
+)
+def test_a_run_imports_no_parser_and_nothing_to_draw_with_before_it_needs_them(
+    module: str, spared: str
+) -> None:
+    code = f"import sys, {module}; print({spared!r} in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert ended.stdout.strip() == b"False"

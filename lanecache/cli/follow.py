@@ -11,7 +11,6 @@ import anyio
 
 from lanecache.cli.failures import single_error
 from lanecache.cli.interruption import stop_signals
-from lanecache.cli.live import live_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +46,8 @@ async def follow(config: Config, *, once: bool, console: Console | None) -> None
         gc.set_threshold(50_000, 20, 50)
         async with AsyncExitStack() as shown:
             if console is not None:
+                from lanecache.cli.live import live_line  # only a terminal needs what it draws with
+
                 await shown.enter_async_context(live_line(console, service.statistics))
             try:
                 await _wait(service, stopping)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lanecache.errors import BinlogError
-from lanecache.ingest.statements import xid_text
+from lanecache.ingest.sql_statement import xid_text
 
 if TYPE_CHECKING:
     from lanecache.operation import OperationSet, Position
