@@ -25,11 +25,19 @@ pytestmark = pytest.mark.servers
 
 Item = tuple[bytes, int] | None  # value and CAS id
 
-# Sets the values without deleting first, which is what law 2 forbids.
+# Sets the values without deleting first, which is what law 2 forbids. The servers are written to
+# one after another, with a pause between them: a reader that looks at all finds the mix.
 ONE_PHASE = """
+import asyncio
 from lanecache.sinks.memcached_phases import Phases
 async def forget_nothing(self, links, writes, *, reaching=None): pass
+async def end_in_turn(self, senders):
+    for sender in senders:
+        sender.start()
+        await self._end(sender)
+        await asyncio.sleep(0.05)
 Phases.forget = forget_nothing
+Phases._end_all = end_in_turn
 """
 
 
