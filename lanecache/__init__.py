@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from lanecache.errors import (
     BinlogError,
+    CacheStopped,
+    CacheValueError,
     ClusterError,
     ConfigError,
     EventUnknown,
+    FillError,
+    FillFailed,
+    FillReentered,
+    FillTimeout,
     LanecacheError,
     PositionLost,
     PositionPurged,
@@ -24,6 +30,10 @@ from lanecache.errors import (
 )
 
 if TYPE_CHECKING:
+    from lanecache.cluster.cache import Cache
+    from lanecache.cluster.fill.cached import cached
+    from lanecache.cluster.fill.fill_options import FillOptions
+    from lanecache.cluster.store.absent import ABSENT, Absent
     from lanecache.config import Config, SinkConfig
     from lanecache.ingest.server import commit_token
     from lanecache.lanes import ChangeKind, RowChange, lane
@@ -45,8 +55,15 @@ if TYPE_CHECKING:
     from lanecache.service import Service, start
     from lanecache.statistics import Statistics
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "ABSENT",
+    "Absent",
     "BinlogError",
+    "Cache",
+    "CacheStopped",
+    "CacheValueError",
     "ChangeKind",
     "Checkpoint",
     "Clear",
@@ -56,6 +73,11 @@ __all__ = [
     "Delete",
     "DurableCallback",
     "EventUnknown",
+    "FillError",
+    "FillFailed",
+    "FillOptions",
+    "FillReentered",
+    "FillTimeout",
     "ForesightedSink",
     "LanecacheError",
     "Operation",
@@ -78,6 +100,7 @@ __all__ = [
     "Transaction",
     "Version",
     "Waiting",
+    "cached",
     "commit_token",
     "lane",
     "start",
@@ -86,6 +109,10 @@ __all__ = [
 # Where the names are from. They are imported when they are first used (PEP 562): the command line
 # would wait for all of them, needed or not.
 _MODULES = {
+    "cluster.store.absent": ("ABSENT", "Absent"),
+    "cluster.cache": ("Cache",),
+    "cluster.fill.cached": ("cached",),
+    "cluster.fill.fill_options": ("FillOptions",),
     "config": ("Config", "SinkConfig"),
     "ingest.server": ("commit_token",),
     "lanes": ("ChangeKind", "RowChange", "lane"),

@@ -19,6 +19,7 @@ from lanecache.sinks.make import check_sink, make_sink
 
 if TYPE_CHECKING:
     from lanecache.config import Config, SourceConfig
+    from lanecache.operation import Position
 
 
 async def check_all(config: Config) -> list[Finding]:
@@ -28,7 +29,7 @@ async def check_all(config: Config) -> list[Finding]:
         ConfigError: a lane or a URL is wrong in itself.
     """
     findings: list[Finding] = []
-    if config.cluster is not None:
+    if config.cluster is not None and not config.is_embedded:
         from lanecache.cluster.checks import check_cluster
 
         findings += await check_cluster(config.cluster)
@@ -47,7 +48,8 @@ async def _check_ingest(config: Config, source: SourceConfig) -> list[Finding]:
     if not in_files:
         parse_source_url(source.url)
     for name, sink in config.sinks.items():
-        make_sink(name, sink)
+        if not sink.is_cluster:
+            make_sink(name, sink)
     findings = await (check_files if in_files else check_source)(source)
     reachable = bool(findings) and findings[0].severity is Severity.OK
     if reachable:
@@ -56,9 +58,9 @@ async def _check_ingest(config: Config, source: SourceConfig) -> list[Finding]:
             findings += await check(config, lanes)
         except SourceError as error:
             findings.append(fault(str(error), ""))
-    for name, sink in config.sinks.items():
+    for name in config.sinks:
         try:
-            found, position = await check_sink(name, sink, source.name)
+            found, position = await _check_sink(config, name, source.name)
         except LanecacheError as error:
             findings.append(fault(str(error), ""))
             continue
@@ -67,6 +69,17 @@ async def _check_ingest(config: Config, source: SourceConfig) -> list[Finding]:
             check_stored = check_stored_file_position if in_files else check_stored_position
             findings.append(await check_stored(source, name, position))
     return findings
+
+
+async def _check_sink(
+    config: Config, name: str, source: str
+) -> tuple[list[Finding], Position | None]:
+    sink = config.sinks[name]
+    if sink.is_cluster and config.cluster is not None:
+        from lanecache.cluster.checks import check_cluster_sink
+
+        return await check_cluster_sink(name, config.cluster, source)
+    return await check_sink(name, sink, source)
 
 
 async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:

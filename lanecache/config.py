@@ -24,7 +24,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from lanecache.address import HOST_BYTES_MAX, PORT_MAX, Address, plain_host
+from lanecache.address import PORT_MAX
+from lanecache.config_cluster import ENTRY_OVERHEAD_BYTES as ENTRY_OVERHEAD_BYTES
+from lanecache.config_cluster import METADATA_BYTES_MAX as METADATA_BYTES_MAX
+from lanecache.config_cluster import ClusterConfig as ClusterConfig
+from lanecache.config_cluster import check_cluster
+from lanecache.config_section import (
+    Section,
+    check_bytes,
+    check_duration,
+)
+from lanecache.config_section import parse_listen as parse_listen
+from lanecache.config_section import parse_place as parse_place
 from lanecache.config_shape import (
     ENVIRONMENT_PREFIX,
     check_shape,
@@ -34,7 +45,6 @@ from lanecache.config_shape import (
     plain_copy,
 )
 from lanecache.errors import ConfigError
-from lanecache.redaction import HIDDEN
 from lanecache.redaction import redact_url as redact_url
 
 # Variables below LANECACHE_ that are no fields: where the tests and the demo find their servers,
@@ -54,26 +64,11 @@ HEARTBEAT_S_MAX = 4_294_967.0
 # Targets count in milliseconds: a shorter time to live would store nothing.
 TTL_S_MIN = 0.001
 TTL_S_MAX = 100 * 365 * 86_400.0
-DURATION_S_MAX = 365 * 86_400.0
-BYTES_MAX = 2**50
-PORT_DIGITS_MAX = 5
-METADATA_BYTES_MAX = 512  # as every packet that tells of a member carries it
+CLUSTER_SINK = "cluster"  # the url of the sink that is the [cluster], and its name by default
 MYSQL_PORT = 3306
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every section has in common: frozen, keyword-only, unknown fields are errors."""
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"{type(self).__name__}({shown})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        values = [(name, getattr(self, name)) for name in self.__struct_fields__]
-        return [(name, _shown(name, value)) for name, value in values]
-
-
-class SourceConfig(_Section, frozen=True):
+class SourceConfig(Section, frozen=True):
     """``[source]``: the database to follow."""
 
     url: str
@@ -84,9 +79,10 @@ class SourceConfig(_Section, frozen=True):
     heartbeat_s: float = 5.0
     connect_timeout_s: float = 10.0
     reconnect_delay_max_s: float = 30.0
+    replay_shift_s: float | None = None  # files: play each transaction at its time plus this
 
 
-class SinkConfig(_Section, frozen=True):
+class SinkConfig(Section, frozen=True):
     """``[sinks.NAME]``: a target."""
 
     url: str
@@ -100,8 +96,13 @@ class SinkConfig(_Section, frozen=True):
     reply_timeout_s: float = 30.0
     reconnect_delay_max_s: float = 10.0
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it is the node of this process."""
+        return self.url == CLUSTER_SINK
 
-class LaneConfig(_Section, frozen=True):
+
+class LaneConfig(Section, frozen=True):
     """``[[lanes]]``: this table becomes these keys (``key``, ``keys``, ``invalidate``: one of)."""
 
     table: str
@@ -121,13 +122,14 @@ class LaneConfig(_Section, frozen=True):
         return first + [(f"keys[{index}]", text) for index, text in enumerate(self.keys or ())]
 
 
-class IngestConfig(_Section, frozen=True):
+class IngestConfig(Section, frozen=True):
     """``[ingest]``: how rows become operations, beside ``[[lanes]]``."""
 
-    modules: list[str] = []  # dotted names; their lanes (``@lanecache.lane``) are added
+    # Dotted names; their lanes (``@lanecache.lane``) are added.
+    modules: list[str] = msgspec.field(default_factory=list)
 
 
-class LimitsConfig(_Section, frozen=True):
+class LimitsConfig(Section, frozen=True):
     """``[limits]``: bounds in bytes that hold for the whole process."""
 
     transaction_bytes_max: int = 64 * 1024 * 1024
@@ -135,36 +137,37 @@ class LimitsConfig(_Section, frozen=True):
     spill_directory: str = ""  # default: the system's directory for temporary files
 
 
-class HttpConfig(_Section, frozen=True):
+class HttpConfig(Section, frozen=True):
     """``[http]``: metrics, health and the status page."""
 
     listen: str = "127.0.0.1:8087"
 
 
-class ClusterConfig(_Section, frozen=True):
-    """``[cluster]``: the node of this process, and how it finds the others."""
+class Config(Section, frozen=True):
+    """The whole configuration, checked: a source with its sinks, a cluster, or both.
 
-    name: str  # nodes of another name are refused
-    listen: str = "127.0.0.1:7946"  # UDP and TCP
-    advertise: str = ""  # where the others reach it; default: where it listens
-    peers: list[str] = []  # one or a few to join by; names are resolved again on every try
-    secret_file: str = ""  # one or two lines of 32 bytes in base64; read again when it changes
-    secret: str = ""  # the same as text, for LANECACHE_CLUSTER__SECRET; never shown
-    preset: Literal["lan", "wan", "local"] = "lan"
-    udp: bool = True  # false: everything over TCP
-    metadata: dict[str, str] = {}  # told to every member
-
-
-class Config(_Section, frozen=True):
-    """The whole configuration, checked: a source with its sinks, a cluster, or both."""
+    A source without any sink writes to the cluster, as if ``[sinks.cluster]`` with ``url =
+    "cluster"`` were there. A source with neither gets a cluster of this one process too, named
+    after the source, on a port of the loopback interface that the system chooses: its rows are
+    then in ``service.cache``.
+    """
 
     source: SourceConfig | None = None
-    sinks: dict[str, SinkConfig] = {}
-    lanes: list[LaneConfig] = []
+    sinks: dict[str, SinkConfig] = msgspec.field(default_factory=dict)
+    lanes: list[LaneConfig] = msgspec.field(default_factory=list)
     cluster: ClusterConfig | None = None
     ingest: IngestConfig = IngestConfig()
     limits: LimitsConfig = LimitsConfig()
     http: HttpConfig | None = None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the only sink is a cluster that nobody can join and that joins nobody."""
+        cluster = self.cluster
+        if cluster is None or not all(sink.is_cluster for sink in self.sinks.values()):
+            return False
+        place = parse_place(cluster.listen, "cluster.listen")
+        return bool(self.sinks) and not cluster.peers and not place.port
 
 
 def load_config(
@@ -178,7 +181,8 @@ def load_config(
         environ: the environment; ``{}`` for none.
 
     Returns:
-        The configuration; ``source.name`` is filled in where it was left out.
+        The configuration; ``source.name`` is filled in where it was left out, and so are the sink
+        and the cluster of a source without one (see ``Config``).
 
     Raises:
         ConfigError: it cannot be read, or something in it is wrong; the message is one sentence
@@ -200,11 +204,14 @@ def load_config(
     _check_sections(data)
     _begin_files_early(data)
     config = msgspec.convert(data, Config)
-    if config.cluster is not None:
-        _check_cluster(config.cluster)
     if config.source is not None:
         _check_source(config.source)
+        config = _embed_cluster(config, config.source)
         _check_sinks(config.sinks)
+        _check_cluster_sinks(config)
+    if config.cluster is not None:
+        check_cluster(config.cluster)
+    if config.source is not None:
         if "lanes" not in data and not config.ingest.modules:
             raise ConfigError("lanes is missing: this section must be there", path="lanes")
         _check_modules(config.ingest.modules)
@@ -212,7 +219,7 @@ def load_config(
         named = msgspec.structs.replace(config.source, name=source_name(config.source))
         config = msgspec.structs.replace(config, source=named)
     for name in ("transaction_bytes_max", "event_bytes_max"):
-        _check_bytes(getattr(config.limits, name), f"limits.{name}")
+        check_bytes(getattr(config.limits, name), f"limits.{name}")
     if config.http is not None:
         parse_listen(config.http.listen)
     return config
@@ -233,12 +240,11 @@ def _check_sections(data: dict[str, Any]) -> None:
     """Check that the sections which need each other are there together."""
     alone = data.get("cluster") is not None and data.get("source") is None
     if not alone:
-        for name in ("source", "sinks"):
-            if data.get(name) is None:
-                wrong = "is missing: this section must be there"
-                if name in data:
-                    wrong = "must be a table of fields, not null"
-                raise ConfigError(f"{name} {wrong}", path=name)
+        if data.get("source") is None:
+            wrong = "is missing: this section must be there"
+            if "source" in data:
+                wrong = "must be a table of fields, not null"
+            raise ConfigError(f"source {wrong}", path="source")
         return
     for name in ("sinks", "lanes", "ingest"):
         if data.get(name) and (name != "ingest" or data[name].get("modules")):
@@ -247,6 +253,15 @@ def _check_sections(data: dict[str, Any]) -> None:
                 f" section [source], or take {name} out",
                 path=name,
             )
+
+
+def _embed_cluster(config: Config, source: SourceConfig) -> Config:
+    """Give a source that has no sink the cluster for one, and one that has none its own."""
+    if config.sinks:
+        return config
+    cluster = config.cluster or ClusterConfig(name=source_name(source), listen="127.0.0.1:0")
+    sinks = {CLUSTER_SINK: SinkConfig(url=CLUSTER_SINK)}
+    return msgspec.structs.replace(config, sinks=sinks, cluster=cluster)
 
 
 def _begin_files_early(data: dict[str, Any]) -> None:
@@ -280,53 +295,6 @@ def source_name(source: SourceConfig) -> str:
     return f"localhost:{url.port or MYSQL_PORT}"
 
 
-def parse_listen(listen: str, path: str = "http.listen") -> tuple[str, int]:
-    """Take ``host:port`` apart (``[::1]:8087`` for IPv6; port 0 lets the system choose).
-
-    Raises:
-        ConfigError: it is not of that form, or the port is above 65535.
-    """
-    host, colon, port = listen.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        colon = ""  # an IPv6 address without brackets: where the port begins is not certain
-    number = _port_number(port)
-    if not (host and colon) or number is None:
-        example = "7946" if path.startswith("cluster.") else "8087"
-        raise ConfigError(
-            f'{path} must be "host:port" with a port from 0 to {PORT_MAX}, such as '
-            f'"127.0.0.1:{example}" or "[::1]:{example}", not "{listen}"',
-            path=path,
-        )
-    return host, number
-
-
-def parse_place(text: str, path: str) -> Address:
-    """Take ``host:port`` of a node of the cluster apart.
-
-    Raises:
-        ConfigError: it is not of that form, or the host cannot be one.
-    """
-    host, port = parse_listen(text, path)
-    if len(host.encode()) > HOST_BYTES_MAX or any(map(str.isspace, host)):
-        raise ConfigError(f'{path} has no host that could be one: "{text}"', path=path)
-    return Address(plain_host(host), port)
-
-
-def _port_number(port: str) -> int | None:
-    if not (port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS_MAX):
-        return None
-    return int(port) if int(port) <= PORT_MAX else None
-
-
-def _shown(name: str, value: Any) -> Any:
-    """Give the value of a field as it may be shown: without passwords and secrets."""
-    if name == "url":
-        return redact_url(value)
-    return HIDDEN if name == "secret" and value else value
-
-
 def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(source)
     try:
@@ -347,42 +315,6 @@ def _reserved(name: str) -> bool:
     return any(name == kept or name.startswith(f"{kept}_") for kept in RESERVED_ENVIRONMENT)
 
 
-def _check_cluster(cluster: ClusterConfig) -> None:
-    name = cluster.name
-    if not name or not name.isprintable() or name != name.strip():
-        raise ConfigError(
-            f"cluster.name must be plain text that all nodes share, not {name!r}",
-            path="cluster.name",
-        )
-    parse_place(cluster.listen, "cluster.listen")
-    if cluster.advertise and parse_place(cluster.advertise, "cluster.advertise").is_wildcard:
-        raise ConfigError(
-            f'cluster.advertise is told to the other nodes, so "{cluster.advertise}" cannot be'
-            " it: write the address at which they reach this one",
-            path="cluster.advertise",
-        )
-    for index, peer in enumerate(cluster.peers):
-        path = f"cluster.peers[{index}]"
-        place = parse_place(peer, path)
-        if place.port == 0 or place.is_wildcard:
-            raise ConfigError(
-                f'{path} must be where a node is reached, such as "10.0.0.5:7946", not "{peer}"',
-                path=path,
-            )
-    if cluster.secret and cluster.secret_file:
-        raise ConfigError(
-            "cluster.secret and cluster.secret_file are both set: take one out",
-            path="cluster.secret",
-        )
-    size = len(msgspec.msgpack.encode(cluster.metadata))
-    if size > METADATA_BYTES_MAX:
-        raise ConfigError(
-            f"cluster.metadata takes {size} bytes, and a node may tell at most"
-            f" {METADATA_BYTES_MAX} of itself: shorten it",
-            path="cluster.metadata",
-        )
-
-
 def _check_source(source: SourceConfig) -> None:
     url = _check_url(source.url, "source.url", "mysql://user:password@host:3306")
     try:
@@ -401,9 +333,21 @@ def _check_source(source: SourceConfig) -> None:
             path="source.server_id",
         )
     _check_start(source.start)
-    _check_duration(source.heartbeat_s, "source.heartbeat_s", longest=HEARTBEAT_S_MAX)
-    _check_duration(source.connect_timeout_s, "source.connect_timeout_s")
-    _check_duration(source.reconnect_delay_max_s, "source.reconnect_delay_max_s")
+    check_duration(source.heartbeat_s, "source.heartbeat_s", longest=HEARTBEAT_S_MAX)
+    check_duration(source.connect_timeout_s, "source.connect_timeout_s")
+    check_duration(source.reconnect_delay_max_s, "source.reconnect_delay_max_s")
+    if source.replay_shift_s is not None:
+        _check_shift(source.replay_shift_s, source.url)
+
+
+def _check_shift(shift_s: float, url: str) -> None:
+    path = "source.replay_shift_s"
+    if not math.isfinite(shift_s):
+        raise ConfigError(f"{path} must be a number of seconds, not {shift_s:g}", path=path)
+    if not url.startswith("file:"):
+        raise ConfigError(
+            f"{path} is for binlog files, and source.url is a server's: take one out", path=path
+        )
 
 
 def _check_start(start: str) -> None:
@@ -421,10 +365,6 @@ def _check_start(start: str) -> None:
 
 
 def _check_sinks(sinks: dict[str, SinkConfig]) -> None:
-    if not sinks:
-        raise ConfigError(
-            "there is no sink: add a section [sinks.main] with the url of a target", path="sinks"
-        )
     seen: dict[str, str] = {}
     for name, sink in sinks.items():
         path = f"sinks.{name}"
@@ -436,7 +376,14 @@ def _check_sinks(sinks: dict[str, SinkConfig]) -> None:
                 f"sinks.{other} and {path} differ only in case or in - and _: rename one",
                 path=path,
             )
-        if not sink.url.startswith("python:"):  # a dotted name follows, which is no URL's
+        if not sink.is_cluster and sink.url.partition(":")[0].lower() == CLUSTER_SINK:
+            raise ConfigError(
+                f'{path}.url must be just "{CLUSTER_SINK}", which means the node of this process:'
+                " what it needs to know stands in [cluster]",
+                path=f"{path}.url",
+            )
+        # After "python:" follows a dotted name, which is no URL's.
+        if not sink.is_cluster and not sink.url.startswith("python:"):
             _check_url(sink.url, f"{path}.url", "redis://host:6379/0")
         for field in (
             "queue_bytes_max",
@@ -444,9 +391,28 @@ def _check_sinks(sinks: dict[str, SinkConfig]) -> None:
             "batch_bytes_max",
             "value_bytes_max",
         ):
-            _check_bytes(getattr(sink, field), f"{path}.{field}")
+            check_bytes(getattr(sink, field), f"{path}.{field}")
         for field in ("connect_timeout_s", "reply_timeout_s", "reconnect_delay_max_s"):
-            _check_duration(getattr(sink, field), f"{path}.{field}")
+            check_duration(getattr(sink, field), f"{path}.{field}")
+
+
+def _check_cluster_sinks(config: Config) -> None:
+    """Check that the sink which is the cluster has one, and is the only one."""
+    names = [name for name, sink in config.sinks.items() if sink.is_cluster]
+    if names and config.cluster is None:
+        path = f"sinks.{names[0]}.url"
+        raise ConfigError(
+            f'{path} = "{CLUSTER_SINK}" means the node of this process, and [cluster] is missing:'
+            " add it, or leave [sinks] out altogether for one of this process alone",
+            path=path,
+        )
+    if len(names) > 1:
+        path = f"sinks.{names[1]}.url"
+        raise ConfigError(
+            f"sinks.{names[0]} and sinks.{names[1]} are both the cluster of this process, which"
+            " holds one position for the source: take one out",
+            path=path,
+        )
 
 
 def _check_modules(modules: list[str]) -> None:
@@ -480,7 +446,7 @@ def _check_lanes(
                 path=f"{path}.key",
             )
         if lane.ttl_s is not None:
-            _check_duration(lane.ttl_s, f"{path}.ttl_s", shortest=TTL_S_MIN, longest=TTL_S_MAX)
+            check_duration(lane.ttl_s, f"{path}.ttl_s", shortest=TTL_S_MIN, longest=TTL_S_MAX)
         wanted = list(sinks) if lane.sinks is None else lane.sinks
         if not wanted:
             raise ConfigError(
@@ -522,21 +488,3 @@ def _check_url(url: str, path: str, example: str) -> urllib.parse.SplitResult:
     if not parts.scheme or not (parts.netloc or parts.path.startswith("/") or not parts.path):
         raise ConfigError(f"{path} is not a URL: it should look like {example}", path=path)
     return parts
-
-
-def _check_bytes(size: int, path: str) -> None:
-    if not 1 <= size <= BYTES_MAX:
-        raise ConfigError(
-            f"{path} must be a number of bytes from 1 to {BYTES_MAX}, not {size}", path=path
-        )
-
-
-def _check_duration(
-    duration_s: float, path: str, *, shortest: float = 0.0, longest: float = DURATION_S_MAX
-) -> None:
-    if not (math.isfinite(duration_s) and duration_s > 0 and shortest <= duration_s <= longest):
-        least = f"at least {shortest:g}" if shortest else "above 0"
-        raise ConfigError(
-            f"{path} must be {least} and at most {longest:.0f} seconds, not {duration_s:g}",
-            path=path,
-        )

@@ -12,6 +12,11 @@
     │   └── EventUnknown       an event type that is not known and not ignorable
     ├── SchemaUnknown          a table's columns cannot be known; its lanes invalidate
     ├── ClusterError           a node of a cluster cannot be asked: gone, silent, or it refuses
+    │   └── CacheStopped       ... this process's own: its service has stopped
+    ├── FillError              a value could not be made; nothing was stored
+    │   ├── FillFailed         ... the filler failed, in another process or as it was cancelled
+    │   ├── FillTimeout        ... within the hard limit
+    │   └── FillReentered      ... as its filler waits, by some way, for itself
     └── SinkError              a target refused what lanecache needs
         ├── SinkUnavailable    ... right now: it is tried again, for ever
         ├── SinkConflict       ... another process writes under the same source name
@@ -81,8 +86,53 @@ class SchemaUnknown(LanecacheError):
     """The columns of a table cannot be known for certain (law 1: its lanes invalidate)."""
 
 
+class CacheValueError(LanecacheError):
+    """A key, value or TTL that the cluster's cache does not take. Nothing was stored or sent.
+
+    ``key`` is the key that was meant, as it was given; ``limit`` the name of the limit that was
+    passed (``value_bytes_max``), or empty where none was: a type that is not taken.
+    """
+
+    def __init__(self, message: str, *, key: object, limit: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.limit = limit
+
+
 class ClusterError(LanecacheError):
     """A node cannot be asked: it is not there, is silent, or refuses who asks. Changes nothing."""
+
+
+class CacheStopped(ClusterError):
+    """The cache was used though its service has stopped, or has not started. Changes nothing."""
+
+
+class FillError(LanecacheError):
+    """The value of a key could not be made. Nothing was stored. ``key`` is the key."""
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class FillFailed(FillError):
+    """The filler failed in another process, whose error's type and text the message has.
+
+    Also when a filler was cancelled from inside. In the process whose filler it was, everybody gets
+    the filler's own error.
+    """
+
+    retryable = True
+
+
+class FillTimeout(FillError, TimeoutError):
+    """The value was not there within ``hard_timeout_s``; the filler is cancelled then."""
+
+    retryable = True
+
+
+class FillReentered(FillError, RuntimeError):
+    """A filler asked for the key that it fills, or for one whose filler waits for it."""
 
 
 class SinkError(LanecacheError):

@@ -1,8 +1,8 @@
 """The composition root: puts the source, the lanes, the sinks and the cluster together.
 
 ``start`` is the way in. The order of stopping is fixed: the source first, then the queues drain,
-then the sinks close with their positions stored, then the node leaves the cluster, then the HTTP
-server.
+then the sinks close with their positions stored, then the node gives its peers a moment to take
+what was written last and leaves the cluster, then the HTTP server.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from lanecache.checks import check_lanes
-from lanecache.config import ClusterConfig, Config, followed_source, load_config
+from lanecache.config import ClusterConfig, Config, SinkConfig, followed_source, load_config
 from lanecache.delivery import Delivery
 from lanecache.errors import ConfigError, LanecacheError, SourceError
 from lanecache.finding import Severity
@@ -118,7 +118,7 @@ class Service:
         signatures = {name: lanes.signatures(name) for name in names}
         deliveries = {}
         for name in names:
-            sink = make_sink(name, config.sinks[name])
+            sink = make_sink(name, config.sinks[name], cluster=self._make_cluster_sink)
             deliveries[name] = Delivery(
                 name,
                 sink,
@@ -147,12 +147,27 @@ class Service:
         self._engine = Engine(plan_node(config), functools.partial(read_keyring, config))
         self._cache = Cache(self._engine)
 
+    def _make_cluster_sink(self, name: str, config: SinkConfig) -> Sink:
+        from lanecache.cluster.sink import ClusterSink
+
+        assert self._engine is not None  # as the configuration was checked
+        return ClusterSink(self._engine, config, name=name)
+
+    @asynccontextmanager
+    async def _run_node(self, engine: Engine, cache: Cache) -> AsyncIterator[None]:
+        async with engine.running():
+            with cache.serving():
+                yield
+
     @property
     def cache(self) -> Cache:
         """The node of this process.
 
+        There is one where the configuration has a ``[cluster]``, and where it has a ``[source]``
+        without ``[sinks]``: then the rows are in here.
+
         Raises:
-            ConfigError: the configuration has no ``[cluster]``.
+            ConfigError: the configuration has no ``[cluster]``, and its source has other sinks.
         """
         if self._cache is None:
             raise ConfigError("cluster is missing: this section must be there", path="cluster")
@@ -282,8 +297,8 @@ class Service:
         async with AsyncExitStack() as stack:
             if self._config.http is not None:
                 await stack.enter_async_context(serve_http(self._config.http, self.statistics))
-            if self._engine is not None:
-                await stack.enter_async_context(self._engine.running())
+            if self._engine is not None and self._cache is not None:
+                await stack.enter_async_context(self._run_node(self._engine, self._cache))
             failures: list[LanecacheError] = []
             async with anyio.create_task_group() as group:
 
@@ -378,8 +393,23 @@ def start(
     """Start lanecache: ``await`` it, or use it with ``async with``.
 
     It comes back when the source streams, and when the cluster's node listens
-    (``service.cache.ready`` waits until it has joined). A source, target or peer that is down is
-    waited for, and the log says so.
+    (``service.cache.ready`` waits until it has joined and caught up; where the source writes to the
+    cluster, that was waited for already). A source, target or peer that is down is waited for, and
+    the log says so.
+
+    The least that is enough is a source and its lanes; the rows are in ``service.cache`` then, a
+    cluster of this process alone::
+
+        service = await lanecache.start(
+            {
+                "source": {"url": "mysql://repl:secret@db:3306"},
+                "lanes": [{"table": "shop.product", "key": "product:{id}"}],
+            }
+        )
+        service.cache.get("product:1")  # bytes, as the lane's ``value`` says; None: not there
+
+    A row is there once it has changed since ``source.start``, which is "latest" unless said
+    otherwise: what is not there may be in the database all the same.
 
     Args:
         config: a TOML file's path, a dict of the same shape, or a ``Config``.

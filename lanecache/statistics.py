@@ -85,6 +85,48 @@ class MemberStatistics(msgspec.Struct, frozen=True, kw_only=True):
     is_self: bool = False
 
 
+class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node of this process holds, and how it was asked; counts never fall."""
+
+    entries: int = 0
+    keys_max: int = 0
+    bytes: int = 0  # what they count for: keys, encoded values and overhead
+    bytes_max: int = 0
+    tombstones: int = 0  # deletes, clears and invalidated tags that are remembered
+    gets: int = 0  # keys asked for
+    hits: int = 0
+    misses: int = 0
+    sets: int = 0  # values set by this process
+    evictions: int = 0
+    expirations: int = 0
+    invalidations: int = 0  # values that went since one of their tags was invalidated
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """Hits among the gets; ``None`` before the first."""
+        return self.hits / self.gets if self.gets else None
+
+
+class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A live peer as the node of this process streams to it; counts never fall."""
+
+    address: str
+    process: str  # the id of its start, in hexadecimal
+    linked: bool = False  # whether the stream to it stands
+    trouble: str = ""  # why it does not
+    lag_entries: int = 0  # writes of this process that it has not said to have applied
+    queue_bytes: int = 0  # on their way to it
+    repairs: int = 0  # times that what it lacked had to be sent again, or a whole state
+
+
+class ReplicatedSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A source of ingest as the cluster holds it."""
+
+    name: str
+    position: str  # empty before the first
+    is_here: bool = False  # whether this process reads it
+
+
 class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The node of this process as it stands; counts never fall."""
 
@@ -92,9 +134,18 @@ class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
     address: str  # where the others reach it
     process: str
     joined: bool = False
+    not_ready_because: str = ""  # what it waits for; empty exactly when it is ready
     peers: Sequence[str] = ()  # that it joins by
     members: Sequence[MemberStatistics] = ()  # this one too
+    cache: CacheStatistics = CacheStatistics()
+    links: Sequence[PeerStatistics] = ()
+    sources: Sequence[ReplicatedSource] = ()
     counters: Mapping[str, int] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has joined and caught up, or counts as alone."""
+        return bool(self.members) and not self.not_ready_because
 
     def by_state(self) -> dict[str, int]:
         """Count the members in each state that there is."""
@@ -155,13 +206,13 @@ def not_ready_because(
     return ""
 
 
-def not_joined_because(cluster: ClusterStatistics) -> str:
-    """Say in one sentence what a node waits for that has not joined; give ``""`` when it has."""
-    if cluster.joined:
-        return ""
+def node_not_ready_because(cluster: ClusterStatistics) -> str:
+    """Say in one sentence what a node waits for; give ``""`` when it is ready."""
     if not cluster.members:
         return f"the node of the cluster {cluster.name} is not started yet"
-    return f"the node of the cluster {cluster.name} has reached none of {', '.join(cluster.peers)}"
+    if cluster.not_ready_because:
+        return f"the node of the cluster {cluster.name} is not ready: {cluster.not_ready_because}"
+    return ""
 
 
 def take_statistics(
@@ -177,9 +228,9 @@ def take_statistics(
 ) -> Statistics:
     """Put the parts together and decide whether the service is ready.
 
-    It is when the cluster's node has joined and ``not_ready_because`` has nothing to say.
+    It is when the cluster's node is, and ``not_ready_because`` has nothing to say.
     """
-    reason = "" if cluster is None else not_joined_because(cluster)
+    reason = "" if cluster is None else node_not_ready_because(cluster)
     for connection in (*(() if source is None else (source,)), *independent.values()):
         reason = reason or not_ready_because(
             connection, sinks, silent_max_s=silent_max_s, undurable_max_s=undurable_max_s

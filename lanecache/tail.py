@@ -35,7 +35,8 @@ async def tail(config: Config, write: Callable[[str], None], limit: int | None =
     followed_source(config)
     lanes = lanes_of(config)
     for name, sink in config.sinks.items():
-        make_sink(name, sink)
+        if not sink.is_cluster:
+            make_sink(name, sink)
     printed = anyio.Event()
     left = limit
 

@@ -13,8 +13,24 @@ from pathlib import Path
 
 import msgspec
 
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import (
+from lanecache.cluster.settings import Settings
+from lanecache.cluster.wire.data_messages import (
+    ClockRefused,
+    DataMessage,
+    Enough,
+    Entries,
+    Gone,
+    Have,
+    LinkHello,
+    StateChunk,
+    StateEnd,
+    StateRefused,
+    StateRequest,
+    Want,
+    encode_data,
+)
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import (
     Ack,
     Alive,
     Dead,
@@ -35,9 +51,8 @@ from lanecache.cluster.messages import (
     encode,
     encode_packet,
 )
-from lanecache.cluster.packet_codec import PacketCodec
-from lanecache.cluster.settings import Settings
-from lanecache.cluster.stream_codec import StreamCodec
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.cluster.wire.stream_codec import StreamCodec
 
 FOLDER = Path(__file__).parent / "data" / "cluster"
 
@@ -80,6 +95,22 @@ STREAM_MESSAGES: dict[str, StreamMessage] = {
     ),
     "status_request": StatusRequest(),
     "status_reply": StatusReply(msgspec.Raw(msgspec.msgpack.encode({"members": 2}))),
+}
+# The content of entries and of states is opaque to these.
+DATA_MESSAGES: dict[str, DataMessage] = {
+    "link_hello": LinkHello(A, 1_700_000_000_000 << 16 | 3, [(A, 7), (B, 2**40)], True, False, 9),
+    "link_hello_fresh": LinkHello(C, 0, [(C, 0)], False, True, 9),
+    "entries": Entries(B, 8, [0, 130, 70_000], [b"\x93\x08\x01\x90", b"", bytes(300)]),
+    "have": Have([(A, 8), (C, 2**63 - 1)], True),
+    "have_nothing_new": Have([], False),
+    "want": Want(A, 9),
+    "enough": Enough(C),
+    "gone": Gone(B, 2**33),
+    "state_request": StateRequest(),
+    "state_refused": StateRefused(),
+    "state_chunk": StateChunk(1, bytes(range(256))),
+    "state_end": StateEnd(12),
+    "clock_refused": ClockRefused(31_500),
 }
 
 # Each packet's keys, sender and recipient, and what it holds.
@@ -150,6 +181,8 @@ def golden_files() -> Iterator[tuple[Path, bytes]]:
     """Give each file with what is in it."""
     for name, message in {**PACKET_MESSAGES, **STREAM_MESSAGES}.items():
         yield FOLDER / "messages" / f"{name}.msgpack", encode(message)
+    for name, data_message in DATA_MESSAGES.items():
+        yield FOLDER / "messages" / f"{name}.msgpack", encode_data(data_message)
     for name in PACKETS:
         yield FOLDER / "packets" / f"{name}.packet", golden_packet(name)
     for name in STREAMS:

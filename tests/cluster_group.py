@@ -13,11 +13,11 @@ from typing import Any, Self
 from processes import Lanecache
 
 from lanecache.address import Address
-from lanecache.cluster.keyring import Keyring
 from lanecache.cluster.listening import listen
 from lanecache.cluster.observer import ask_status
 from lanecache.cluster.settings import LOCAL
 from lanecache.cluster.status import Status
+from lanecache.cluster.wire.keyring import Keyring
 
 NAME = "test"
 # Many processes start at once on few cores; then nothing takes longer than some seconds.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from cluster_golden import KEYRING, SETTINGS, A, B, constant
 
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.refusal import Refusal, Refused
 from lanecache.cluster.settings import Settings
-from lanecache.cluster.stream_codec import RECORD_OVERHEAD_BYTES, RecordKind, StreamCodec
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.refusal import Refusal, Refused
+from lanecache.cluster.wire.stream_codec import RECORD_OVERHEAD_BYTES, RecordKind, StreamCodec
 
 PROOF_BYTES = RECORD_OVERHEAD_BYTES
 HEADER_BYTES = 5

@@ -9,13 +9,15 @@ from collections.abc import Callable
 
 from lanecache.address import Address
 from lanecache.cluster.events import Event
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import MemberState
+from lanecache.cluster.links.links import FillTaker
 from lanecache.cluster.node import CloseStream, Node, OpenStream, Resolve, SendStream
 from lanecache.cluster.settings import LAN, Settings
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import MemberState
 
 DELAY_S = 0.001
 CONNECT_S = 0.002
+READ_S = 0.01  # between two reads of a slow reader
 
 
 class Host:
@@ -30,6 +32,7 @@ class Host:
         self.events: list[Event] = []
         self.lost = 0
         self.sent: list[tuple[float, bytes, Address]] = []
+        self.read_bytes_s: float | None = None  # how fast it reads each stream; None: at once
         self.armed: float | None = None
         self.inbox: list[Callable[[], None]] = []
 
@@ -67,6 +70,7 @@ class World:
         self._order = itertools.count()
         self._streams: dict[tuple[Host, int], tuple[Host, int]] = {}
         self._accepted = itertools.count(1)
+        self._pending: dict[tuple[Host, int], bytearray] = {}
         self.resolves: list[tuple[float, str]] = []
 
     def host(
@@ -78,6 +82,8 @@ class World:
         name: str = "shop",
         metadata: bytes = b"",
         start: bool = True,
+        wall_s: float = 0.0,
+        fills: FillTaker | None = None,
     ) -> Host:
         address = Address(ip or f"10.0.0.{len(self.hosts) + 1}", 7946)
         node = Node(
@@ -89,6 +95,9 @@ class World:
             process=self.random.getrandbits(62) + 1,
             random=random.Random(self.random.getrandbits(64)),
             entropy=self.random.randbytes,
+            wall_s=wall_s,
+            monotonic=lambda: self.now,
+            fills=fills,
         )
         host = Host(self, node, address)
         self.hosts.append(host)
@@ -189,9 +198,10 @@ class World:
         elif isinstance(action, SendStream):
             end = self._streams.get((host, action.stream))
             if end is not None:
-                self.after(DELAY_S, self._bytes, host, end, action.data)
+                self._write(host, action.stream, end, action.data)
         elif isinstance(action, CloseStream):
             end = self._streams.pop((host, action.stream), None)
+            self._pending.pop((host, action.stream), None)
             if end is not None:
                 self.after(DELAY_S, self._end, end)
         elif isinstance(action, Resolve):
@@ -211,6 +221,35 @@ class World:
         self._streams[other, number] = (host, stream)
         other.call(other.node.stream_accepted, number, host.address)
         host.call(host.node.stream_opened, stream)
+
+    def _write(self, host: Host, stream: int, end: tuple[Host, int], data: bytes) -> None:
+        pending = self._pending.get((host, stream))
+        if pending is not None:
+            pending += data
+        elif end[0].read_bytes_s is None:
+            self.after(DELAY_S, self._bytes, host, end, data)
+            return
+        else:
+            pending = self._pending[host, stream] = bytearray(data)
+            self.after(READ_S, self._drain, host, stream)
+        self.after(0.0, host.call, host.node.stream_backlog, stream, len(pending))
+
+    def _drain(self, host: Host, stream: int) -> None:
+        """Let a slow reader read some of what waits, and tell the writer how much still does."""
+        end = self._streams.get((host, stream))
+        pending = self._pending.get((host, stream))
+        if end is None or pending is None:
+            return
+        speed = end[0].read_bytes_s
+        count = len(pending) if speed is None else int(speed * READ_S)
+        data = bytes(pending[:count])
+        del pending[:count]
+        if pending:
+            self.after(READ_S, self._drain, host, stream)
+        else:
+            del self._pending[host, stream]
+        self.after(DELAY_S, self._bytes, host, end, data)
+        host.call(host.node.stream_backlog, stream, len(pending))
 
     def _bytes(self, host: Host, end: tuple[Host, int], data: bytes) -> None:
         other, number = end

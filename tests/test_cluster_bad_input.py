@@ -24,12 +24,12 @@ from processes import Lanecache, run_to_end, until
 import lanecache
 from lanecache.address import Address
 from lanecache.cluster import settings as settings_module
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import Ping, StatusRequest, encode, encode_packet
 from lanecache.cluster.observer import ask_status
-from lanecache.cluster.packet_codec import PacketCodec
 from lanecache.cluster.settings import LOCAL
-from lanecache.cluster.stream_codec import StreamCodec
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import Ping, StatusRequest, encode, encode_packet
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.cluster.wire.stream_codec import StreamCodec
 from lanecache.config import ClusterConfig, load_config
 from lanecache.errors import ClusterError, ConfigError
 from lanecache.service import Service
@@ -297,7 +297,7 @@ def fault(**fields: Any) -> str:
         ({"secret": SECRET_TEXT, "secret_file": "x"}, "are both set: take one out"),
         ({"metadata": {"a": "x" * 600}}, "and a node may tell at most 512 of itself: shorten it"),
         ({"metadata": {"a": 1}}, "cluster.metadata.a must be text, not a whole number"),
-        ({"keys_max": 5}, "cluster.keys_max is not a field of [cluster]"),
+        ({"keys": 5}, "cluster.keys is not a field of [cluster]; did you mean keys_max?"),
         ({"listne": "x"}, "cluster.listne is not a field of [cluster]; did you mean listen?"),
     ],
 )

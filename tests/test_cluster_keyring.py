@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanecache.cluster.keyring import (
+from lanecache.cluster.wire.keyring import (
     KEY_BYTES,
     SECRET_FILE_BYTES_MAX,
     TAG_BYTES,

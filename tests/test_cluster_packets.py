@@ -9,10 +9,10 @@ from cluster_golden import KEYRING, NAME, NEW, OLD, ROTATING, A, B, C
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import PROCESS_MAX
-from lanecache.cluster.packet_codec import OVERHEAD_BYTES, WINDOW, Opened, PacketCodec
-from lanecache.cluster.refusal import Refusal, Refused
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import PROCESS_MAX
+from lanecache.cluster.wire.packet_codec import OVERHEAD_BYTES, WINDOW, Opened, PacketCodec
+from lanecache.cluster.wire.refusal import Refusal, Refused
 
 COUNTER_AT = 19
 LIMIT = 1400

@@ -85,7 +85,6 @@ async def test_a_process_that_is_stopped_for_three_seconds_is_never_declared_dea
 BLOCKING = textwrap.dedent(
     """
     import asyncio, signal, sys, time
-    import uvloop
     import lanecache
     from lanecache.logs import configure_logging
 
@@ -96,16 +95,13 @@ BLOCKING = textwrap.dedent(
             loop.add_signal_handler(signal.SIGUSR1, time.sleep, 3.0)
             await service.wait()
 
-    new_loop = uvloop.new_event_loop if sys.argv[2] == "uvloop" else None
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(main())
+    asyncio.run(main())  # the one that is stopped above has uvloop
     """
 )
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_a_process_whose_loop_is_blocked_for_three_seconds_is_never_declared_dead(
-    tmp_path: Path, loop: str
+    tmp_path: Path,
 ) -> None:
     with Group(tmp_path, free_places(5), preset="lan") as group:
         for number in range(4):
@@ -114,9 +110,7 @@ async def test_a_process_whose_loop_is_blocked_for_three_seconds_is_never_declar
         log = tmp_path / "blocked.err"
         with (
             log.open("wb") as err,
-            subprocess.Popen(
-                [sys.executable, "-c", BLOCKING, str(config), loop], stderr=err
-            ) as blocked,
+            subprocess.Popen([sys.executable, "-c", BLOCKING, str(config)], stderr=err) as blocked,
         ):
             try:
                 await group.wait_all_see(among=range(4))

@@ -23,9 +23,9 @@ from cluster_pairs import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanecache.cluster.refusal import Refusal, Refused
 from lanecache.cluster.settings import Settings
-from lanecache.cluster.stream_codec import RecordKind, StreamCodec
+from lanecache.cluster.wire.refusal import Refusal, Refused
+from lanecache.cluster.wire.stream_codec import RecordKind, StreamCodec
 
 # Bounds.
 

@@ -25,14 +25,15 @@ from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStre
 from lanecache.cluster.counters import Counters
 from lanecache.cluster.engine import Engine
 from lanecache.cluster.event_stream import Broadcast
-from lanecache.cluster.events import MemberFailed, MemberJoined, MemberLeft, Refuted
-from lanecache.cluster.keyring import Keyring, read_secret_file
-from lanecache.cluster.messages import MemberState
+from lanecache.cluster.events import ClockRefused, MemberFailed, MemberJoined, MemberLeft, Refuted
+from lanecache.cluster.links import dialling
 from lanecache.cluster.node import Node
 from lanecache.cluster.observer import ask_status
 from lanecache.cluster.plan import plan_node, read_keyring
 from lanecache.cluster.resolving import Resolver
 from lanecache.cluster.settings import LOCAL
+from lanecache.cluster.wire.keyring import Keyring, read_secret_file
+from lanecache.cluster.wire.messages import MemberState
 from lanecache.config import ClusterConfig, load_config
 from lanecache.errors import ConfigError
 from lanecache.service import Service
@@ -107,11 +108,13 @@ def test_a_node_whose_peers_are_gone_is_not_ready_and_says_what_it_waits_for(
 ) -> None:
     async def test() -> None:
         async with lanecache.start(cluster("127.0.0.1:1")) as service:
-            with pytest.raises(TimeoutError, match=r"shop has reached none of 127\.0\.0\.1:1"):
+            with pytest.raises(
+                TimeoutError, match=r"shop is not ready.*reached none of 127\.0\.0\.1:1"
+            ):
                 await service.cache.ready(0.2)
             statistics = service.statistics()
             assert not statistics.ready
-            assert "shop has reached none of" in statistics.not_ready_because
+            assert "it has reached none of" in statistics.not_ready_because
 
     run(test)
 
@@ -240,8 +243,15 @@ async def test_the_secret_is_changed_without_a_stop_and_who_lacks_the_new_one_is
     monkeypatch.setattr(engine_module, "KEYS_LOOK_S", 0.02)
     caplog.set_level(logging.INFO, "lanecache")
     files = [tmp_path / "one", tmp_path / "two"]
+
+    def write(file: Path, text: str) -> None:
+        # In one step, or the node may read it while it is empty.
+        written = file.with_suffix(".new")
+        written.write_text(text)
+        written.replace(file)
+
     for file in files:
-        file.write_text(f"{secret(1)}\n")
+        write(file, f"{secret(1)}\n")
     old, new = (Keyring.of("shop", [bytes([byte]) * 32]).tags[0].hex() for byte in (1, 2))
 
     async def lacking(service: Service, file: Path) -> list[str]:
@@ -262,16 +272,16 @@ async def test_the_secret_is_changed_without_a_stop_and_who_lacks_the_new_one_is
             return tuple(tag.hex() for tag in found.keys)
 
         # First both accept the new one, then both use it, then nobody accepts the old one.
-        files[1].write_text(f"{secret(1)}\n{secret(2)}\n")
+        write(files[1], f"{secret(1)}\n{secret(2)}\n")
         await until(lambda: keys(first, second) == (old, new))
-        files[0].write_text(f"{secret(2)}\n{secret(1)}\n")
+        write(files[0], f"{secret(2)}\n{secret(1)}\n")
         await until(lambda: keys(second, first) == (new, old))
         assert await lacking(first, files[0]) == []
-        files[1].write_text("no secret\n")
+        write(files[1], "no secret\n")
         await until(lambda: "the keys read before are used" in caplog.text)
-        files[1].write_text(f"{secret(2)}\n")
+        write(files[1], f"{secret(2)}\n")
         await until(lambda: keys(first, second) == (new,))
-        files[0].write_text(f"{secret(2)}\n")
+        write(files[0], f"{secret(2)}\n")
         await until(lambda: keys(second, first) == (new,))
         before = second.cache.statistics().counters["packets_received"]
         await until(lambda: second.cache.statistics().counters["packets_received"] > before + 3)
@@ -400,6 +410,16 @@ def test_a_listener_that_nobody_holds_any_more_is_forgotten() -> None:
 # The engine around a stand-in for the node.
 
 
+class NoFills:
+    """Stands in for the fills of a node."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+
+    def answers(self) -> list[Any]:
+        return []
+
+
 class StandIn:
     """Records each call of the node with its time, and wants what a test tells it to."""
 
@@ -412,6 +432,7 @@ class StandIn:
         self.joined = False
         self.left = False
         self.counters = Counters()
+        self.fills = NoFills()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def record(*arguments: Any) -> None:
@@ -592,6 +613,14 @@ async def test_a_log_line_is_written_for_each_kind_of_event() -> None:
         events.MembersFull(10),
         events.SeedJoined("db:1", member.address),
         events.SeedFailed("db:1", "gone"),
+        events.CaughtUp(),
+        events.FellBehind("it lacks something"),
+        events.StateTaken(7, 1000, 0.5),
+        events.StateGiven(7),
+        events.StateCut(7, "the link was lost"),
+        events.PeerDowngraded(7, 9_000_000),
+        events.ClockRefused(7, member.address, 31.0, by_peer=False),
+        events.ClockRefused(7, member.address, 31.0, by_peer=True),
         events.TrafficRefused(member.address, "packet_other_secret", "a packet under key ab"),
     ]
     assert {type(event) for event in made} == set(events.Event.__args__)
@@ -609,3 +638,23 @@ async def test_a_configuration_file_with_only_a_cluster_is_enough(tmp_path: Path
     path = cluster_config(tmp_path, "only.toml", listen="127.0.0.1:0")
     async with lanecache.start(path) as service:
         assert service.cache.statistics().name == "test"
+
+
+async def test_a_host_that_was_suspended_takes_its_time_from_the_wall_clock_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialling, "_REFUSED_S", 0.1)
+    async with lanecache.start(cluster()) as woken:
+        # Its monotonic clock has not counted the time that it slept.
+        clock = woken.cache._engine.node.replica.clock
+        monkeypatch.setattr(clock, "_offset_ms", clock._offset_ms - 3_600_000)
+        events = woken.cache.events()
+        async with lanecache.start(cluster(here(woken))) as other:
+            await until(lambda: any(isinstance(each, ClockRefused) for each in events.take()))
+            await other.cache.ready(10)
+            other.cache.set("k", 1)
+            await other.cache.settled(10)
+            assert woken.cache.get("k") == 1
+            woken.cache.set("k", 2)
+            await woken.cache.settled(10)
+            assert other.cache.get("k") == 2

@@ -21,11 +21,11 @@ from cluster_pairs import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.refusal import Refusal, Refused
 from lanecache.cluster.settings import Settings
-from lanecache.cluster.stream_codec import RecordKind, StreamCodec
-from lanecache.cluster.stream_hello import HELLO_BYTES, Role
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.refusal import Refusal, Refused
+from lanecache.cluster.wire.stream_codec import RecordKind, StreamCodec
+from lanecache.cluster.wire.stream_hello import HELLO_BYTES, Role
 
 # Opening.
 

@@ -1,4 +1,4 @@
-"""The rules of ``lanecache.cluster.swim``, one node at a time and without bytes of packets."""
+"""The rules of ``cluster.membership.swim``, one node at a time and without bytes of packets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanecache.address import Address
-from lanecache.cluster import events, messages
-from lanecache.cluster.awareness import Awareness
+from lanecache.cluster import events
 from lanecache.cluster.counters import Counters
-from lanecache.cluster.dissemination import Dissemination
-from lanecache.cluster.members import Members
-from lanecache.cluster.messages import (
+from lanecache.cluster.membership.awareness import Awareness
+from lanecache.cluster.membership.dissemination import Dissemination
+from lanecache.cluster.membership.members import Members
+from lanecache.cluster.membership.suspicion import Suspicion
+from lanecache.cluster.membership.swim import Swim
+from lanecache.cluster.settings import LAN
+from lanecache.cluster.timers import Timers
+from lanecache.cluster.wire import messages
+from lanecache.cluster.wire.messages import (
     Ack,
     Alive,
     Dead,
@@ -28,10 +33,6 @@ from lanecache.cluster.messages import (
     PingRequest,
     Suspect,
 )
-from lanecache.cluster.settings import LAN
-from lanecache.cluster.suspicion import Suspicion
-from lanecache.cluster.swim import Swim
-from lanecache.cluster.timers import Timers
 
 OWN = 1
 SOURCE = Address("10.0.0.2", 7946)

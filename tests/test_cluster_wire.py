@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cluster_golden import (
+    DATA_MESSAGES,
     FOLDER,
     PACKET_MESSAGES,
     PACKETS,
@@ -20,8 +21,9 @@ from cluster_golden import (
     server,
 )
 
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import (
+from lanecache.cluster.wire.data_messages import DATA_TAGS, decode_data, encode_data, tag_of
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import (
     MEMBERS_MAX,
     MESSAGES_MAX,
     Ack,
@@ -36,8 +38,8 @@ from lanecache.cluster.messages import (
     encode,
     encode_packet,
 )
-from lanecache.cluster.packet_codec import Opened, PacketCodec
-from lanecache.cluster.refusal import Refused
+from lanecache.cluster.wire.packet_codec import Opened, PacketCodec
+from lanecache.cluster.wire.refusal import Refused
 
 FILES = dict(golden_files())
 
@@ -68,6 +70,23 @@ def test_golden_stream_messages_are_read(name: str) -> None:
     assert decode_stream(data) == STREAM_MESSAGES[name]
     with pytest.raises(ValueError, match="Invalid value"):
         decode_packet(encode_packet([data]))
+
+
+@pytest.mark.parametrize("name", DATA_MESSAGES)
+def test_golden_messages_of_links_are_read(name: str) -> None:
+    data = (FOLDER / "messages" / f"{name}.msgpack").read_bytes()
+    assert decode_data(data) == DATA_MESSAGES[name]
+    assert tag_of(data) in DATA_TAGS
+    with pytest.raises(ValueError, match=r"Invalid value [67]"):
+        decode_stream(data)
+
+
+@pytest.mark.parametrize("name", DATA_MESSAGES)
+def test_messages_of_links_with_a_field_more_are_read_and_with_one_less_are_not(name: str) -> None:
+    fields = msgspec.msgpack.decode(encode_data(DATA_MESSAGES[name]))
+    assert decode_data(msgspec.msgpack.encode([*fields, {"more": 1}])) == DATA_MESSAGES[name]
+    with pytest.raises(ValueError, match=r"length|Invalid value|tag"):
+        decode_data(msgspec.msgpack.encode(fields[:-1]))
 
 
 @pytest.mark.parametrize("name", PACKETS)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanecache.config import (
+    ClusterConfig,
     Config,
     HttpConfig,
     LaneConfig,
@@ -164,6 +165,7 @@ def test_bad_toml_is_told_with_its_line(tmp_path: Path) -> None:
         ("lanes", {}, "lanes must be a list of tables, not a table"),
         ("sinks", [], "sinks must be a table of named tables, not a list"),
         ("source", None, "source must be a table of fields, not null"),
+        ("sinks", None, "sinks must be a table of named tables, not null"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named_with_what_would(
@@ -172,7 +174,7 @@ def test_a_field_that_does_not_fit_is_named_with_what_would(
     assert str(fault(changed(path, value))) == message
 
 
-@pytest.mark.parametrize("section", ["source", "sinks", "lanes"])
+@pytest.mark.parametrize("section", ["source", "lanes"])
 def test_a_missing_section_is_named(section: str) -> None:
     data = plain()
     del data[section]
@@ -222,7 +224,8 @@ def test_a_number_out_of_range_is_refused_and_the_edge_is_taken(
 @pytest.mark.parametrize(
     ("path", "value", "part"),
     [
-        ("sinks", {}, "there is no sink"),
+        ("sinks.main.url", "cluster", 'sinks.main.url = "cluster" means the node of this process'),
+        ("sinks.main.url", "cluster://shop", 'sinks.main.url must be just "cluster"'),
         ("lanes", [], "there is no lane"),
         ("lanes.0.keys", [], "lanes[0].keys is empty"),
         ("lanes.0.keys", ["product:{id}"], "lanes[0] and lanes[0] write the same keys"),
@@ -245,6 +248,101 @@ def test_a_number_out_of_range_is_refused_and_the_edge_is_taken(
 )
 def test_a_fault_of_meaning_is_told_in_one_sentence(path: str, value: object, part: str) -> None:
     assert part in str(fault(changed(path, value)))
+
+
+def clustered(**fields: object) -> dict[str, Any]:
+    return {"cluster": {"name": "shop", **fields}}
+
+
+@pytest.mark.parametrize(
+    ("field", "bad", "good"),
+    [
+        ("keys_max", [0, -1, 2**31 + 1], [1, 2**31]),
+        ("bytes_max", [0, 2**50 + 1], [1, 2**50]),
+        ("value_bytes_max", [0], [1, 1024]),
+        ("key_bytes_max", [0], [1, 4096]),
+        ("entry_bytes_max", [0, 15 * 2**20 + 1], [15 * 2**20, 2 * 2**20]),
+        ("ring_bytes_max", [0, 8 * 2**20 - 1], [8 * 2**20]),
+        ("peer_queue_bytes_max", [0], [1]),
+        ("tombstones_max", [0], [1]),
+        ("mesh_nodes_max", [1, 1025], [2, 1024]),
+        ("fanout", [0, 1025], [1]),
+        ("tombstone_grace_s", [0, 0.5, float("nan")], [1, 86_400]),
+        ("clock_drift_max_s", [0, 0.01, 86_401], [0.1, 86_400]),
+        ("alone_after_s", [0, -1.0, float("inf")], [0.01, 60, None]),
+    ],
+)
+def test_a_bound_of_the_cluster_out_of_range_is_refused_and_the_edge_is_taken(
+    field: str, bad: list[float], good: list[float | None]
+) -> None:
+    for value in bad:
+        error = fault(clustered(**{field: value}))
+        assert error.path == f"cluster.{field}"
+        assert str(error).startswith(f"cluster.{field} ")
+    for value in good:
+        load_config(clustered(**{field: value}), {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"value_bytes_max": 8 * 2**20},
+            "cluster.entry_bytes_max is 8388608, and a value of cluster.value_bytes_max with its"
+            " key takes up to 8393728: raise it, or lower value_bytes_max",
+        ),
+        (
+            {"ring_bytes_max": 2**20},
+            "cluster.ring_bytes_max is 1048576, which has no room for one entry of"
+            " cluster.entry_bytes_max (8388608): raise it, or lower entry_bytes_max",
+        ),
+        ({"policy": "lfu"}, 'cluster.policy must be "lru" or "s3fifo", not "lfu"'),
+    ],
+)
+def test_bounds_of_the_cluster_that_do_not_fit_together_are_told_in_one_sentence(
+    fields: dict[str, Any], message: str
+) -> None:
+    assert str(fault(clustered(**fields))) == message
+
+
+def test_a_source_with_a_cluster_and_no_sink_writes_to_the_cluster() -> None:
+    data = plain() | clustered()
+    del data["sinks"]
+    config = load_config(data, {})
+    assert config.sinks == {"cluster": SinkConfig(url="cluster")}
+    assert config.cluster == ClusterConfig(name="shop")
+    assert load_config(config, {}) == config
+    data["sinks"] = {}
+    data["lanes"][0]["sinks"] = ["cluster"]
+    assert load_config(data, {}).sinks == config.sinks
+    data["lanes"][0]["sinks"] = ["main"]
+    assert "there are cluster" in str(fault(data))
+
+
+def test_a_source_alone_gets_a_cluster_of_its_own_on_a_port_of_loopback() -> None:
+    data = plain()
+    del data["sinks"]
+    config = load_config(data, {})
+    assert config.sinks == {"cluster": SinkConfig(url="cluster")}
+    assert config.cluster == ClusterConfig(name="db:3307", listen="127.0.0.1:0")
+    assert config.is_embedded
+    assert not load_config(data | clustered(), {}).is_embedded
+    assert not load_config(plain() | clustered(listen="127.0.0.1:0"), {}).is_embedded
+    assert load_config(config, {}) == config
+    data["source"]["name"] = "shop"
+    assert load_config(data, {}).cluster == ClusterConfig(name="shop", listen="127.0.0.1:0")
+
+
+def test_a_source_with_a_sink_gets_no_cluster() -> None:
+    assert load_config(plain(), {}).cluster is None
+
+
+def test_the_cluster_may_be_one_of_several_sinks_and_only_one() -> None:
+    data = plain() | clustered()
+    data["sinks"]["near"] = {"url": "cluster"}
+    assert [sink.is_cluster for sink in load_config(data, {}).sinks.values()] == [False, True]
+    data["sinks"]["again"] = {"url": "cluster"}
+    assert "sinks.near and sinks.again are both the cluster" in str(fault(data))
 
 
 def test_sinks_that_the_environment_could_not_tell_apart_are_refused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import importlib.metadata
 import importlib.util
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import click
 
+import lanecache
 from lanecache.cli.failures import Exit, ReaderGone, report, single_error
 from lanecache.config import Config, load_config
 from lanecache.logs import LEVELS, configure_logging
@@ -56,13 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else int(Exit.DONE)
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("lanecache")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
 def _log_options(level: str) -> Callable[[Command], Command]:
     """Add the options of the log to a command, with its default level."""
 
@@ -92,7 +85,7 @@ def _log_options(level: str) -> Callable[[Command], Command]:
     epilog="Exit codes: 0 done or cleanly stopped, 1 a check found faults, 2 bad usage or "
     "configuration, 3 could not go on.",
 )
-@click.version_option(_version(), message="lanecache %(version)s")
+@click.version_option(lanecache.__version__, message="lanecache %(version)s")
 def cli() -> None:
     """Keep caches true to a MySQL or MariaDB database, or keep one cache in many processes."""
 
@@ -183,19 +176,24 @@ def tail(config: str, limit: int | None, log_level: str, log_format: str) -> int
     return Exit.DONE
 
 
-@cli.command(short_help="Show it at work on a private MariaDB under live writes.")
+@cli.command(short_help="Show it at work: a database, and a cluster that follows it.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
-@click.option("--redis", is_flag=True, help="The cache is a private Redis, not in this process.")
+@click.option("--redis", is_flag=True, help="The cache is a private Redis, not a cluster.")
+@click.option(
+    "--recorded", is_flag=True, help="Play a recorded binlog, as where MariaDB is missing."
+)
 @_log_options("warning")
-def demo(seconds: float | None, redis: bool, log_level: str, log_format: str) -> int:
-    """Show it at work: a private MariaDB under live writes, and a cache that follows.
+def demo(
+    seconds: float | None, redis: bool, recorded: bool, log_level: str, log_format: str
+) -> int:
+    """Show it at work: a shop's database, and a cluster of three processes that follows it.
 
-    Goes on until SIGINT (Ctrl-C) or SIGTERM, compares the cache with the database, and leaves
-    nothing behind.
+    The database is a private MariaDB under live writes, or a recorded binlog where none is
+    installed. Goes on until SIGINT (Ctrl-C) or SIGTERM, compares every key in every node with the
+    database, and leaves nothing behind. The exit code is 1 when something differs.
     """
     _configure_logging(log_format, log_level)
-    _run(functools.partial(_demo, seconds, redis))
-    return Exit.DONE
+    return _run(functools.partial(_demo, seconds, redis, recorded))
 
 
 async def _tail(config: Config, limit: int | None) -> None:
@@ -204,10 +202,18 @@ async def _tail(config: Config, limit: int | None) -> None:
     await _until_stopped(functools.partial(follow_operations, config, _print_line, limit))
 
 
-async def _demo(seconds: float | None, redis: bool) -> None:
+async def _demo(seconds: float | None, redis: bool, recorded: bool) -> int:
     from lanecache.demo import run_demo
 
-    await _until_stopped(functools.partial(run_demo, seconds=seconds, redis=redis))
+    outcome: list[bool] = []
+    work = functools.partial(
+        run_demo, seconds, redis=redis, recorded=recorded, compared=outcome.append
+    )
+    try:
+        await _until_stopped(work)
+    except* BrokenPipeError as group:
+        raise ReaderGone from group
+    return Exit.DONE if all(outcome) else Exit.FAULTS
 
 
 async def _until_stopped(work: Callable[[], Awaitable[object]]) -> None:

@@ -36,6 +36,11 @@ async def follow(config: Config, *, once: bool, console: Console | None) -> None
     Raises:
         LanecacheError: what ended the run, perhaps within an exception group.
     """
+    if config.is_embedded:
+        logger.warning(
+            "the rows are held by this process alone, and nothing in it reads them: add a section"
+            " [sinks.main] with the url of a cache, or a [cluster] that other processes join"
+        )
     async with stop_signals(_IF_CUT_SHORT) as stopping:
         service = await _start(config, once, stopping)
         if service is None:

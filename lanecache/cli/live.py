@@ -49,7 +49,11 @@ class LiveLine:
         if statistics.cluster is not None:
             states = statistics.cluster.by_state().items()
             counts = ", ".join(f"{count} {state}" for state, count in states if count)
-            parts.append(f"cluster {statistics.cluster.name}: {counts}")
+            cache = statistics.cluster.cache
+            ratio = "" if cache.hit_ratio is None else f", {cache.hit_ratio:.1%} hits"
+            parts.append(
+                f"cluster {statistics.cluster.name}: {counts}, {cache.entries:,} keys{ratio}"
+            )
         line = Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
         line.stylize("dim")
         mark = Text("● ", style="green" if statistics.ready else "red", no_wrap=True)

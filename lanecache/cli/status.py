@@ -75,6 +75,7 @@ async def ask(cluster: ClusterConfig) -> Status:
 def status_json(status: Status) -> str:
     """Give the status as one JSON object: process ids in hexadecimal, metadata as texts."""
     plain = msgspec.to_builtins(status)
+    del plain["checkpoints"]  # the same as the sources' positions
     plain["process"] = f"{status.process:016x}"
     plain["members"] = [_plain_member(member) for member in status.members]
     plain["lacking_key"] = [member.address for member in status.lacking_key()]
@@ -83,19 +84,27 @@ def status_json(status: Status) -> str:
 
 def status_lines(status: Status) -> list[str]:
     """Give the status for people: the members as a table, and what was counted."""
-    joined = "leaving" if status.leaving else "joined" if status.joined else "not joined"
+    if status.leaving:
+        state = "leaving"
+    elif status.ready:
+        state = "ready" if status.joined else "ready, alone"
+    else:
+        state = f"not ready: {_visible(status.not_ready_because)}"
     secured = f"key {status.key}" if status.secured else "no secret: this machine only"
     states: dict[str, int] = {}
     for member in status.members:
         states[member.state] = states.get(member.state, 0) + 1
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     lines = [
-        f"node {status.address}  process {status.process:016x}  {joined}  awareness "
+        f"node {status.address}  process {status.process:016x}  {state}  awareness "
         f"{status.awareness}  {secured}",
         f"{len(status.members)} members: {counts}",
+        *_held(status),
         "",
         *_table(status),
     ]
+    if status.links:
+        lines += ["", *_links(status)]
     lacking = status.lacking_key()
     if lacking:
         who = ", ".join(member.address for member in lacking)
@@ -104,6 +113,46 @@ def status_lines(status: Status) -> list[str]:
     if counters:
         lines += ["", *_aligned([(name.replace("_", " "), count) for name, count in counters])]
     return lines
+
+
+def _held(status: Status) -> list[str]:
+    """Say what the node holds, and how far the sources are that it holds."""
+    cache = status.cache
+    ratio = "" if cache.hit_ratio is None else f" ({cache.hit_ratio:.1%})"
+    lines = [
+        f"{cache.entries:,} of {cache.keys_max:,} keys, {_bytes(cache.bytes)} of"
+        f" {_bytes(cache.bytes_max)}; {cache.hits:,} hits of {cache.gets:,} gets{ratio};"
+        f" {cache.sets:,} sets, {cache.evictions:,} evicted, {cache.expirations:,} expired"
+    ]
+    for source in status.sources:
+        here = ", read by this node" if source.is_here else ""
+        position = source.position or "no position yet"
+        lines.append(f"source {_visible(source.name)}: {_visible(position)}{here}")
+    return lines
+
+
+def _links(status: Status) -> list[str]:
+    """Say how far each live peer has got with what this node writes."""
+    rows = [("PEER", "LINK", "BEHIND BY", "QUEUE", "REPAIRS")]
+    for link in status.links:
+        rows.append(
+            (
+                link.address,
+                "yes" if link.linked else "no",
+                f"{link.lag_entries:,}",
+                _bytes(link.queue_bytes),
+                f"{link.repairs:,}",
+            )
+        )
+    return _aligned(rows)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
 
 
 def _table(status: Status) -> list[str]:

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from lanecache.cluster import messages
-from lanecache.cluster.keyring import secret_file_warning
 from lanecache.cluster.listening import address_to_tell, listen
 from lanecache.cluster.observer import ask_status
-from lanecache.cluster.packet_codec import PacketCodec
 from lanecache.cluster.plan import Plan, plan_node, read_keyring, without_secret
-from lanecache.cluster.refusal import Refused
 from lanecache.cluster.resolving import ResolveError, Resolver, is_ip_address
+from lanecache.cluster.wire import messages
+from lanecache.cluster.wire.keyring import secret_file_warning
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.cluster.wire.refusal import Refused
 from lanecache.errors import ClusterError, ConfigError
 from lanecache.finding import Finding, fault, ok, warning
+from lanecache.operation import Checkpoint
 
 if TYPE_CHECKING:
     from lanecache.address import Address
-    from lanecache.cluster.keyring import Keyring
+    from lanecache.cluster.wire.keyring import Keyring
     from lanecache.config import ClusterConfig
+    from lanecache.operation import Position
 
 RESOLVE_S = 5.0
 ANSWER_S = 3.0
@@ -53,7 +55,7 @@ async def check_cluster(config: ClusterConfig) -> list[Finding]:
     findings += found
     for peer in plan.peers:
         findings += await _check_peer(plan, keyring, resolver, peer, own)
-    if not plan.peers:
+    if not plan.peers and plan.listen.port:
         findings.append(
             warning(
                 "cluster.peers is empty: this node joins nobody, and waits for others to join it",
@@ -61,6 +63,60 @@ async def check_cluster(config: ClusterConfig) -> list[Finding]:
             )
         )
     return findings
+
+
+async def check_cluster_sink(
+    name: str, config: ClusterConfig, source: str
+) -> tuple[list[Finding], Position | None]:
+    """Check what a sink that is the cluster needs; asks the nodes that run for the position.
+
+    Gives what was found, and the position that the cluster holds for the source, if one of this
+    node's address and its peers' answers and has one.
+
+    Raises:
+        ConfigError: something in ``[cluster]`` is wrong in itself.
+    """
+    findings = [
+        ok(
+            f"sink {name}: the rows are held by the node of this process and its peers: when the"
+            " last of them ends, they begin anew at source.start"
+        )
+    ]
+    plan = plan_node(config)
+    if plan.listen.port == 0 and not plan.peers:
+        findings.append(
+            warning(
+                f"sink {name}: nobody else can read what it holds, since no other node can join:"
+                " cluster.listen leaves the port to the system, and cluster.peers is empty",
+                "for a cache within one process that is right; else set both, or add another sink",
+            )
+        )
+        return findings, None
+    try:
+        keyring = await anyio.to_thread.run_sync(read_keyring, config)
+    except ConfigError:
+        return findings, None  # ``check_cluster`` says so
+    resolver = Resolver()
+    for place in (plan.listen, *plan.peers):
+        checkpoint = await _ask_checkpoint(plan, keyring, resolver, place, source)
+        if checkpoint is not None:
+            return findings, checkpoint.position
+    return findings, None
+
+
+async def _ask_checkpoint(
+    plan: Plan, keyring: Keyring, resolver: Resolver, place: Address, source: str
+) -> Checkpoint | None:
+    if place.port == 0:
+        return None
+    asked = place._replace(host=_LOOPBACK.get(place.host, place.host))
+    try:
+        address = (await resolver.resolve(asked, timeout_s=RESOLVE_S))[0]
+        status = await ask_status(address, keyring, plan.settings, timeout_s=ANSWER_S)
+        stored = status.checkpoints.get(source)
+        return Checkpoint.decode(stored) if stored else None
+    except (ResolveError, ClusterError, ValueError):
+        return None  # whether it can be asked is for ``check_cluster`` to say
 
 
 async def _check_listen(

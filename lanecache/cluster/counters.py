@@ -34,6 +34,23 @@ class Counters:
     wrong_recipient: int = 0  # packets and streams that were meant for another process
     members_refused: int = 0  # beyond members_max
     packets_dropped: int = 0  # that could not be sent: no stream could take them
+    links: int = 0  # that came to stand
+    entries_written: int = 0  # of this node's own log
+    entries_sent: int = 0  # to each peer
+    entries_received: int = 0  # and applied
+    entries_duplicate: int = 0  # received once more
+    entries_early: int = 0  # received before what comes before them, and let go of
+    repairs: int = 0  # gaps that somebody was asked to fill
+    peers_downgraded: int = 0  # that read so slowly that the ring has left them behind
+    states_taken: int = 0
+    states_taken_bytes: int = 0
+    states_cut: int = 0  # half way, and dropped whole
+    states_given: int = 0
+    states_refused: int = 0  # not given, since several were on their way
+    state_chunks_late: int = 0  # of a state that was given up
+    clocks_refused: int = 0  # links with peers whose clock is too far ahead
+    clocks_refused_by_peers: int = 0
+    fills_dropped: int = 0  # messages of fills for which too much waited
     events_lost: int = 0
     refused: dict[str, int] = dataclasses.field(default_factory=dict)
     """Dropped packets and streams, by kind: ``packet_garbage``, ``stream_other_secret`` …"""

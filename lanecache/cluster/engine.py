@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,29 +23,33 @@ from lanecache.address import Address
 from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStream
 from lanecache.cluster.event_log import describe
 from lanecache.cluster.event_stream import Broadcast
-from lanecache.cluster.events import SeedFailed
-from lanecache.cluster.listening import address_to_tell, listen
-from lanecache.cluster.messages import PROCESS_MAX
+from lanecache.cluster.events import ClockRefused, SeedFailed
+from lanecache.cluster.fill.filler import Filler
+from lanecache.cluster.fill_engine import EnginePort
+from lanecache.cluster.listening import listen
 from lanecache.cluster.node import Node
+from lanecache.cluster.one_timer import OneTimer
+from lanecache.cluster.places import RESOLVE_S, find_advertised, resolved_place, sendable
 from lanecache.cluster.plan import without_secret
 from lanecache.cluster.resolving import ResolveError, Resolver
+from lanecache.cluster.secret_watch import watch_keys
 from lanecache.cluster.transport import Transport
-from lanecache.errors import ConfigError
+from lanecache.cluster.wire.messages import PROCESS_MAX
+from lanecache.errors import CacheStopped
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from lanecache.cluster.events import Event
-    from lanecache.cluster.keyring import Keyring
     from lanecache.cluster.plan import Plan
+    from lanecache.cluster.replica.entry import Mark, Operation
+    from lanecache.cluster.replica.replica import Opened
+    from lanecache.cluster.wire.keyring import Keyring
 
 KEYS_LOOK_S = 2.0  # how often the secret file is looked at
-RESOLVE_S = 5.0  # for one name
 LINGER_S = 2.0  # for what waits to be sent on a stream that is closed
 # Beyond the node's own limit for leaving: only a fault of it would need this one.
 _LEAVE_SPARE_S = 2.0
-# uvloop counts in milliseconds; a timer that is set to less would fire at once, again and again.
-_TIMER_S_MIN = 0.001
 
 logger = logging.getLogger("lanecache")
 
@@ -82,12 +87,19 @@ class Engine:
         self._node: Node | None = None
         self._transport: Transport | None = None
         self._tasks: TaskGroup | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = OneTimer(
+            lambda: self.node.timer_at(), lambda: self._step(self.node.handle_timer)
+        )
         self._failure: Exception | None = None
-        self._joined = anyio.Event()
         self._left = anyio.Event()
         self._unresolved: dict[str, str] = {}
+        self._serving = False
+        self._flush: asyncio.Handle | None = None
+        self._stepped: anyio.Event | None = None
+        self.filler = Filler(EnginePort(self))
+        """Fills what is missing, for callers here."""
+        self.observers: list[Callable[[Node], None]] = [self._answer_fills]
+        """Called after each step of the node."""
 
     @property
     def node(self) -> Node:
@@ -110,15 +122,72 @@ class Engine:
     @property
     def joined(self) -> bool:
         """Whether it is in the cluster."""
-        return self._joined.is_set()
+        return self._node is not None and self._node.joined
+
+    @property
+    def running_node(self) -> Node:
+        """The node, while it runs.
+
+        Raises:
+            CacheStopped: it does not run.
+        """
+        if self._node is None or not self._serving:
+            raise CacheStopped(
+                f"the node of the cluster {self.plan.name} does not run: its service has stopped,"
+                " or has not started"
+            )
+        return self._node
+
+    def write(self, operations: Sequence[Operation], mark: Mark | None = None) -> int:
+        """Write an entry, which is visible here when this comes back; the others get it soon.
+
+        Entries that are written without a pause between them leave together.
+
+        Returns:
+            Its number in this node's log.
+
+        Raises:
+            CacheStopped: the node does not run.
+            CacheValueError: it is larger than ``entry_bytes_max``; nothing was changed.
+        """
+        node = self.running_node
+        if self._flush is None:
+            # First of all: outside of the loop it fails, and then nothing must have been written.
+            self._flush = asyncio.get_running_loop().call_soon(self._on_flush)
+        return node.write(operations, time.monotonic(), mark=mark)
+
+    def open_source(self, name: str) -> Opened:
+        """Begin a new epoch of a source that this process reads: the others follow it then.
+
+        Raises:
+            CacheStopped: the node does not run.
+        """
+        opened = self.running_node.open_source(name, time.monotonic())
+        self._step(self.node.flush)
+        return opened
+
+    def flush(self) -> None:
+        """Send what was written now; by itself that comes when the loop turns."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._on_flush()
+
+    async def wait(self, met: Callable[[Node], bool]) -> None:
+        """Wait until the node is as asked for, which is looked at after each of its steps.
+
+        Raises:
+            CacheStopped: it does not run, or stops meanwhile.
+        """
+        self.flush()
+        while not met(self.running_node):
+            if self._stepped is None:
+                self._stepped = anyio.Event()
+            await self._stepped.wait()
 
     def counters(self) -> dict[str, int]:
         """Give the node's counts, and the sockets' of what it does not see."""
-        return self.node.counters.snapshot() | self.transport.counters
-
-    async def wait_joined(self) -> None:
-        """Wait until it is in the cluster."""
-        await self._joined.wait()
+        node = self.node
+        return node.counters.snapshot() | node.fills.counters.snapshot() | self.transport.counters
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -131,12 +200,12 @@ class Engine:
                 others could be told; nothing was started.
         """
         keyring = await anyio.to_thread.run_sync(self._read_keys, abandon_on_cancel=True)
-        place = await self._resolved_place(self.plan.listen, "cluster.listen")
+        place = await resolved_place(self._resolver, self.plan.listen, "cluster.listen")
         if not keyring.secured and not place.is_loopback:
             raise without_secret(place)
         bound = listen(place, udp=self.plan.settings.udp)
         try:
-            self.advertised = await self._find_advertised(bound.address)
+            self.advertised = await find_advertised(self._resolver, self.plan, bound.address)
         except BaseException:
             bound.close()
             raise
@@ -148,6 +217,7 @@ class Engine:
             packet_bytes_max=settings.packet_bytes_max,
             open_timeout_s=settings.stream_timeout_s,
             linger_s=LINGER_S,
+            backlog_bytes_max=settings.backlog_bytes_max,
         )
         self._node = self._make_node(
             settings,
@@ -158,11 +228,20 @@ class Engine:
             process=self.process,
             random=random.Random(os.urandom(32)),
             entropy=os.urandom,
+            wall_s=time.time() - time.monotonic(),
+            monotonic=time.monotonic,
         )
         async with anyio.create_task_group() as self._tasks:
             async with self._transport.running():
                 if self.plan.secret_in_file:
-                    self._tasks.start_soon(self._watch_keys, keyring, name="watch the secret file")
+                    self._tasks.start_soon(
+                        watch_keys,
+                        keyring,
+                        self._read_keys,
+                        partial(self._step, self._node.set_keyring),
+                        KEYS_LOOK_S,
+                        name="watch the secret file",
+                    )
                 logger.info(
                     "the node of the cluster %s listens on %s%s",
                     self.plan.name,
@@ -171,50 +250,39 @@ class Engine:
                     if self.advertised != self.address
                     else "",
                 )
+                self._serving = True
                 self._step(self._node.start)
                 try:
-                    yield
+                    with self.filler.serving(self._tasks):
+                        yield
                 finally:
+                    self._stop_serving()
                     try:
                         if self._failure is None:
                             await self._leave()
                     finally:
-                        self._disarm()
+                        self._timer.disarm()
                         self.events.end()
             self._tasks.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
+    def _stop_serving(self) -> None:
+        """Take no more writes; whoever waits hears of it."""
+        self.flush()
+        self._serving = False
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those who wait look at the node."""
+        if self._stepped is not None:
+            self._stepped.set()
+            self._stepped = None
+
     async def _leave(self) -> None:
         self._step(self.node.leave)
         with anyio.move_on_after(self.plan.settings.leave_s + _LEAVE_SPARE_S):
             await self._left.wait()
-
-    # Addresses.
-
-    async def _resolved_place(self, address: Address, field: str) -> Address:
-        try:
-            return (await self._resolver.resolve(address, timeout_s=RESOLVE_S))[0]
-        except ResolveError as error:
-            raise ConfigError(
-                f"{field}: the name {address.host} cannot be resolved: {error}", path=field
-            ) from error
-
-    async def _find_advertised(self, bound: Address) -> Address:
-        wanted = self.plan.advertise
-        if wanted is not None:
-            found = await self._resolved_place(wanted, "cluster.advertise")
-            return found if found.port else found._replace(port=bound.port)
-        if not bound.is_wildcard:
-            return bound
-        towards: list[Address] = []
-        for peer in self.plan.peers:
-            try:
-                towards += await self._resolver.resolve(peer, timeout_s=RESOLVE_S)
-                break
-            except ResolveError:
-                continue  # the node asks for it again, and tells of it then
-        return address_to_tell(bound, towards)
 
     # What happens, as calls of the node.
 
@@ -242,6 +310,19 @@ class Engine:
         """Tell the node how much waits to be written."""
         self._step(self.node.stream_backlog, stream, backlog_bytes)
 
+    def call_fills(self, call: Callable[[float], None]) -> None:
+        """Have something done with the node's fills."""
+        self._step(self.node.call_fills, call)
+
+    def _answer_fills(self, node: Node) -> None:
+        answers = node.fills.answers()
+        if answers:
+            self.filler.answered(answers)
+
+    def _on_flush(self) -> None:
+        self._flush = None
+        self._step(self.node.flush)
+
     def _step(self, call: Callable[..., None], *arguments: Any) -> None:
         """Make one call of the node, and do what it wants then."""
         if self._failure is not None:
@@ -255,7 +336,9 @@ class Engine:
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
-        self._disarm()
+        self._serving = False
+        self._wake()
+        self._timer.disarm()
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
 
@@ -275,50 +358,23 @@ class Engine:
         events, lost = node.notifications()
         if events or lost:
             self._tell(events, lost)
-        if node.joined and not self._joined.is_set():
-            self._joined.set()
         if node.left and not self._left.is_set():
             self._left.set()
-        self._arm(node.timer_at())
+        for observe in self.observers:
+            observe(node)
+        self._wake()
+        self._timer.arm()
 
     def _tell(self, events: Sequence[Event], lost: int) -> None:
         for event in events:
             if isinstance(event, SeedFailed) and event.seed in self._unresolved:
                 continue  # what the look-up itself said has been logged
+            if isinstance(event, ClockRefused) and not event.by_peer:
+                # A host that was suspended: its monotonic clock has not counted that time.
+                self.node.replica.clock.catch_up(time.time(), time.monotonic())
             level, sentence = describe(event)
             logger.log(level, "cluster %s: %s", self.plan.name, sentence)
         self.events.publish(events, lost)
-
-    # Time.
-
-    def _arm(self, at: float | None) -> None:
-        """See to it that the node is called when it wants to be.
-
-        A timer that is set to an earlier time is left: it looks again when it fires.
-        """
-        if at is None:
-            self._disarm()
-            return
-        if self._timer is not None:
-            if at >= self._timer_at:
-                return
-            self._timer.cancel()
-        self._timer_at = at
-        delay_s = max(_TIMER_S_MIN, at - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        at = self.node.timer_at()
-        if at is not None and time.monotonic() >= at:
-            self._step(self.node.handle_timer)
-        else:
-            self._arm(at)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     # Tasks.
 
@@ -334,34 +390,5 @@ class Engine:
                 )
         else:
             self._unresolved.pop(seed, None)
-        self._step(self.node.resolved, seed, self._sendable(addresses))
-
-    def _sendable(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
-        """Leave out what this node's socket has no way to, unless that is all there is."""
         assert self.address is not None
-        if ":" not in self.address.host:
-            kept = tuple(address for address in addresses if ":" not in address.host)
-        elif not self.address.is_wildcard:
-            kept = tuple(address for address in addresses if ":" in address.host)
-        else:
-            return addresses
-        return kept or addresses
-
-    async def _watch_keys(self, keyring: Keyring) -> None:
-        wrong = ""
-        while True:
-            await anyio.sleep(KEYS_LOOK_S)
-            try:
-                found = await anyio.to_thread.run_sync(self._read_keys, abandon_on_cancel=True)
-            except ConfigError as error:
-                if str(error) != wrong:
-                    wrong = str(error)
-                    logger.warning("%s; the keys read before are used until it is right", wrong)
-                continue
-            wrong = ""
-            if found == keyring:
-                continue
-            keyring = found
-            tags = ", ".join(tag.hex() for tag in found.tags)
-            logger.info("the secret has changed: keys %s, the first one is used", tags)
-            self._step(self.node.set_keyring, keyring)
+        self._step(self.node.resolved, seed, sendable(self.address, addresses))

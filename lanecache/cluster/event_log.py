@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from lanecache.cluster.events import (
     AddressContested,
+    CaughtUp,
+    ClockRefused,
     Event,
+    FellBehind,
     MemberFailed,
     MemberJoined,
     MemberLeft,
@@ -15,10 +18,14 @@ from lanecache.cluster.events import (
     MembersFull,
     MemberSuspected,
     MemberUpdated,
+    PeerDowngraded,
     Refuted,
     SeedFailed,
     SeedJoined,
     Stalled,
+    StateCut,
+    StateGiven,
+    StateTaken,
     TrafficRefused,
     UdpFails,
 )
@@ -78,10 +85,45 @@ def _describe_other(event: Event) -> tuple[int, str]:
         return logging.WARNING, (
             f"{event.source} is refused ({event.kind.replace('_', ' ')}): {event.detail}{more}"
         )
-    assert isinstance(event, UdpFails)
+    if isinstance(event, UdpFails):
+        return logging.WARNING, (
+            f"UDP to {_name(event.member)} fails, TCP works: let UDP through on this port, or set"
+            " cluster.udp = false"
+        )
+    return _describe_data(event)
+
+
+def _describe_data(event: Event) -> tuple[int, str]:
+    if isinstance(event, CaughtUp):
+        return logging.INFO, "this node is ready: it has what the others had"
+    if isinstance(event, FellBehind):
+        return logging.WARNING, f"this node is not ready any more: {event.reason}"
+    if isinstance(event, StateTaken):
+        return logging.INFO, (
+            f"the state of process {event.process:016x} was taken over: {event.size_bytes} bytes"
+            f" in {event.took_s:.2f} s"
+        )
+    if isinstance(event, StateGiven):
+        return logging.INFO, f"process {event.process:016x} was given this node's state"
+    if isinstance(event, StateCut):
+        return logging.WARNING, (
+            f"the state of process {event.process:016x} was cut and dropped ({event.reason});"
+            " it is tried again"
+        )
+    if isinstance(event, PeerDowngraded):
+        return logging.WARNING, (
+            f"process {event.process:016x} reads too slowly, {event.backlog_bytes} bytes wait for"
+            " it: what it misses is repaired later"
+        )
+    assert isinstance(event, ClockRefused)
+    if event.by_peer:
+        return logging.WARNING, (
+            f"process {event.process:016x} at {event.address} refuses this node, whose clock is"
+            f" {event.ahead_s:.1f} s ahead of its own: set the clocks of both machines"
+        )
     return logging.WARNING, (
-        f"UDP to {_name(event.member)} fails, TCP works: let UDP through on this port, or set"
-        " cluster.udp = false"
+        f"process {event.process:016x} at {event.address} is refused: its clock is"
+        f" {event.ahead_s:.1f} s ahead of this node's: set the clocks of both machines"
     )
 
 

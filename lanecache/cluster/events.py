@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from lanecache.cluster.messages import MemberState
+from lanecache.cluster.wire.messages import MemberState
 
 if TYPE_CHECKING:
     from lanecache.address import Address
 
 __all__ = [
     "AddressContested",
+    "CaughtUp",
+    "ClockRefused",
     "Event",
+    "FellBehind",
     "Member",
     "MemberFailed",
     "MemberJoined",
@@ -23,10 +26,14 @@ __all__ = [
     "MemberSuspected",
     "MemberUpdated",
     "MembersFull",
+    "PeerDowngraded",
     "Refuted",
     "SeedFailed",
     "SeedJoined",
     "Stalled",
+    "StateCut",
+    "StateGiven",
+    "StateTaken",
     "TrafficRefused",
     "UdpFails",
 ]
@@ -159,6 +166,54 @@ class TrafficRefused(_Event, frozen=True):
     detail: str
 
 
+class CaughtUp(_Event, frozen=True):
+    """This node is ready: linked, and it has what the others had."""
+
+
+class FellBehind(_Event, frozen=True):
+    """This node is not ready any more: what it lacks can only be got with a whole state."""
+
+    reason: str
+
+
+class StateTaken(_Event, frozen=True):
+    """The state of a peer was merged into this node's."""
+
+    process: int
+    size_bytes: int
+    took_s: float
+
+
+class StateGiven(_Event, frozen=True):
+    """This node's state was sent to a peer."""
+
+    process: int
+
+
+class StateCut(_Event, frozen=True):
+    """A state that was on its way here was cut, and dropped whole; somebody else is asked."""
+
+    process: int
+    reason: str
+
+
+class PeerDowngraded(_Event, frozen=True):
+    """A peer reads so slowly that entries for it are not held any more; it repairs itself later."""
+
+    process: int
+    backlog_bytes: int
+
+
+class ClockRefused(_Event, frozen=True):
+    """A peer's clock is too far ahead of this node's, or this node's of the peer's."""
+
+    process: int
+    address: Address
+    ahead_s: float
+    by_peer: bool
+    """Whether it is the peer that refuses this node."""
+
+
 Event: TypeAlias = (
     MemberJoined
     | MemberSuspected
@@ -174,4 +229,14 @@ Event: TypeAlias = (
     | SeedJoined
     | SeedFailed
     | TrafficRefused
+    | CaughtUp
+    | FellBehind
+    | StateTaken
+    | StateGiven
+    | StateCut
+    | PeerDowngraded
+    | ClockRefused
 )
+
+# Those after which there may be somebody else to talk to, or somebody less, or elsewhere.
+MEMBERSHIP = (MemberJoined, MemberFailed, MemberLeft, MemberRecovered, MemberUpdated)

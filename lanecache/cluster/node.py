@@ -4,49 +4,48 @@ No call raises for what comes from the network: it is counted in ``counters`` an
 for each source and kind. After every call the host takes ``packets_to_send``, ``actions`` and
 ``notifications``, and arms its one timer for ``timer_at``.
 
-Inside, time is *lived time*: the host's clock less what this process did not live through. A call
-that comes more than ``stall_s`` after ``timer_at`` shows that the process was stopped or its loop
-blocked. Nothing may run out for what could not be heard meanwhile, so lived time goes on from when
-the call was due, and what is due then gets ``stall_s`` more: the answers are still in the sockets.
+Inside, time is *lived time*: see ``lived_time``. What is held lives by the host's clock: a value's
+time to live goes on while a process is stopped.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from lanecache.address import Address
-from lanecache.cluster import events, messages
+from lanecache.cluster import events
 from lanecache.cluster.actions import Action, CloseStream, OpenStream, Resolve, SendStream
 from lanecache.cluster.counters import Counters
 from lanecache.cluster.events import Event
-from lanecache.cluster.exchanges import Exchanges
-from lanecache.cluster.messages import Alive, MemberState
-from lanecache.cluster.packet_codec import PACKET_VERSION, PacketCodec
-from lanecache.cluster.refusal import Refusal, Refused
-from lanecache.cluster.rumours import member_of
-from lanecache.cluster.seeds import Seeds
-from lanecache.cluster.status import MemberStatus, Status
-from lanecache.cluster.swim import Swim
+from lanecache.cluster.fill.node_fills import NodeFills
+from lanecache.cluster.links.data import Data
+from lanecache.cluster.lived_time import LivedTime
+from lanecache.cluster.member_face import MemberFace
+from lanecache.cluster.membership.exchanges import Exchanges
+from lanecache.cluster.membership.seeds import Seeds
+from lanecache.cluster.membership.swim import Swim
+from lanecache.cluster.notices import Notices
+from lanecache.cluster.packets import Packets
+from lanecache.cluster.replica.holding import make_replica
+from lanecache.cluster.streams import Streams
 from lanecache.cluster.timers import Timers
+from lanecache.cluster.wire.messages import Alive
+from lanecache.cluster.wire.packet_codec import PACKET_VERSION
+from lanecache.cluster.wire.refusal import Refused
 from lanecache.config import METADATA_BYTES_MAX
 
 if TYPE_CHECKING:
     import random
 
-    from lanecache.cluster.events import Member
-    from lanecache.cluster.keyring import Keyring
+    from lanecache.address import Address
+    from lanecache.cluster.links.links import FillTaker
     from lanecache.cluster.settings import Settings
+    from lanecache.cluster.wire.keyring import Keyring
 
 __all__ = ["Action", "CloseStream", "Event", "Node", "OpenStream", "Resolve", "SendStream"]
 
-_REPORTED_MAX = 1024  # sources and kinds of refused traffic that are remembered as reported
 
-
-class Node:
+class Node(MemberFace):
     """A member of the cluster, without a socket, a clock or a generator of its own."""
 
     def __init__(
@@ -60,6 +59,9 @@ class Node:
         process: int,
         random: random.Random,
         entropy: Callable[[int], bytes],
+        wall_s: float = 0.0,
+        monotonic: Callable[[], float] | None = None,
+        fills: FillTaker | None = None,
     ) -> None:
         """Make a node that does nothing before ``start``.
 
@@ -72,6 +74,10 @@ class Node:
             process: this start's id: 63 random bits, not 0.
             random: for choices that need not be secret.
             entropy: gives so many bytes that nobody can guess.
+            wall_s: what the wall clock shows, in seconds since 1970, when the host's shows 0.
+            monotonic: reads the host's clock, for what is asked of the store between calls; without
+                it, that is the time of the last call.
+            fills: takes messages of fills in place of its own, for tests.
 
         Raises:
             ValueError: the metadata is too long, a seed or the address cannot be one.
@@ -84,20 +90,14 @@ class Node:
         self.process = process
         self.counters = Counters()
         self._timers = Timers()
-        self._stalled_s = 0.0
-        self._packets: list[tuple[bytes, Address]] = []
+        self._lived = LivedTime(self._timers, settings.stall_s)
         self._actions: list[Action] = []
-        self._events: deque[Event] = deque()
-        self._events_lost = 0
-        self._reported: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._notices = Notices(settings.events_max, self.counters)
         self._started = False
         self._stopped = False
-        self._codec = PacketCodec(
-            keyring,
-            process,
-            senders_max=settings.senders_max,
-            packet_bytes_max=settings.packet_bytes_max,
-        )
+        self._leaving = False
+        self._leave_late = False
+        self._wire = Packets(settings, keyring, process, self.counters)
         own = Alive(
             process=process,
             incarnation=0,
@@ -115,19 +115,28 @@ class Node:
             timers=self._timers,
             counters=self.counters,
             outlet=self,
-            emit=self._emit,
-            body_bytes_max=self._codec.body_bytes_max,
+            emit=self._member_event,
+            body_bytes_max=self._wire.codec.body_bytes_max,
         )
-        self._exchanges = Exchanges(
+        self._streams = Streams(
             settings,
             keyring,
-            self._swim,
             process=process,
             entropy=entropy,
             timers=self._timers,
             counters=self.counters,
             act=self._actions.append,
             host=self,
+        )
+        self._exchanges = Exchanges(
+            settings,
+            self._streams,
+            self._swim,
+            process=process,
+            timers=self._timers,
+            counters=self.counters,
+            status=self.status_bytes,
+            link=lambda stream, message, now: self.data.links.accept(stream, message, now),
         )
         self._seeds = Seeds(
             seeds,
@@ -138,7 +147,38 @@ class Node:
             rng=random,
             timers=self._timers,
             act=self._actions.append,
-            emit=self._emit,
+            emit=self._notices.emit,
+        )
+        self.replica = make_replica(
+            settings,
+            origin=(int.from_bytes(entropy(8), "big") >> 1) or 1,
+            wall_s=wall_s,
+            monotonic=monotonic or (lambda: self._timers.host_now),
+        )
+        self.store = self.replica.store
+        self.fills = NodeFills(
+            settings,
+            process,
+            self.replica,
+            self._swim.members,
+            self._timers,
+            send=self.send_fill,
+        )
+        self.replica.touched = self.fills.touched
+        self.data = Data(
+            settings,
+            self._streams,
+            self._swim.members,
+            self.replica,
+            process=process,
+            seeds=tuple(seeds),
+            joined=lambda: self.joined,
+            alone=lambda: self._seeds.alone,
+            rng=random,
+            timers=self._timers,
+            counters=self.counters,
+            emit=self._notices.emit,
+            fills=fills or self.fills,
         )
 
     # What the host says.
@@ -148,33 +188,37 @@ class Node:
         if self._started:
             return
         self._started = True
-        self._timers.now = now
+        self._lived.start(now)
         self._swim.start(now)
         self._seeds.start(now)
+        self.data.start(now)
 
     def leave(self, now: float) -> None:
-        """Leave in good order: ``left`` becomes true when it is told, or ``leave_s`` is over."""
+        """Leave in good order.
+
+        ``left`` becomes true when it is told, and the others have what this node wrote, or when
+        ``leave_s`` is over.
+        """
         lived = self._enter(now)
         self._seeds.stop()
+        self.data.leave()
+        if not self._leaving:
+            self._leaving = True
+            self._timers.set(lived + self._settings.leave_s, self._leave_now)
         self._swim.leave(lived)
         self._settle()
+
+    def flush(self, now: float) -> None:
+        """Hear that nothing more is written just now: what was written goes with ``actions``."""
+        self._enter(now)
 
     def receive_packet(self, data: bytes, source: Address, now: float) -> None:
         """Take a packet."""
         lived = self._enter(now)
         if not self._is_running:
             return
-        self.counters.packets_received += 1
-        self.counters.packets_received_bytes += len(data)
         try:
-            opened = self._codec.open(data)
-            try:
-                found = messages.decode_packet(opened.body)
-            except (ValueError, msgspec.MsgspecError):
-                detail = "a packet of messages that are none of lanecache's"
-                raise Refused(Refusal.GARBAGE, detail) from None
-            if len(found) > self._settings.packet_messages_max:
-                raise Refused(Refusal.OVERSIZED, f"a packet of {len(found)} messages")
+            opened, found = self._wire.open(data)
         except Refused as refused:
             self.refused("packet", source, refused)
             return
@@ -194,37 +238,45 @@ class Node:
         """Hear of a stream that was opened to this node; its number is below 0."""
         lived = self._enter(now)
         if self._is_running:
-            self._exchanges.accepted(stream, source, lived)
+            self._streams.accepted(stream, source, lived)
         else:
             self._actions.append(CloseStream(stream, abort=True))
 
     def stream_opened(self, stream: int, now: float) -> None:
         """Hear that a stream is open that this node has asked for."""
         self._enter(now)
-        self._exchanges.opened(stream)
+        self._streams.opened(stream)
 
     def receive_stream(self, stream: int, data: bytes, now: float) -> None:
         """Take what came on a stream."""
         lived = self._enter(now)
-        self._exchanges.received(stream, data, lived)
+        self._streams.received(stream, data, lived)
         self._settle()
 
     def stream_closed(self, stream: int, reason: str, now: float) -> None:
         """Hear that a stream is over: it failed to open, was reset, or its other side closed it."""
         self._enter(now)
-        self._exchanges.closed(stream, reason)
+        self._streams.closed(stream, reason)
         self._settle()
 
     def stream_backlog(self, stream: int, backlog_bytes: int, now: float) -> None:
-        """Hear how many bytes of a stream could not be written yet."""
+        """Hear how many bytes of a stream could not be written yet.
+
+        The host says so when it is more than some ten thousand, each time that it changes then, and
+        when it is less again.
+        """
         self._enter(now)
-        self._exchanges.backlog(stream, backlog_bytes)
+        self._streams.backlog(stream, backlog_bytes)
 
     def resolved(self, seed: str, addresses: Sequence[Address], now: float) -> None:
         """Hear where a seed is, as asked for by ``Resolve``; nowhere, if that failed."""
         lived = self._enter(now)
         self._seeds.resolved(seed, addresses, lived)
         self._settle()
+
+    def call_fills(self, call: Callable[[float], None], now: float) -> None:
+        """Have something done with ``fills``, which take lived time."""
+        call(self._enter(now))
 
     def set_metadata(self, metadata: bytes, now: float) -> None:
         """Show the others something else.
@@ -246,9 +298,9 @@ class Node:
             ValueError: it is that of another cluster; nothing was changed.
         """
         self._enter(now)
-        self._codec.keyring = keyring
+        self._wire.codec.keyring = keyring
         self._keyring = keyring
-        self._exchanges.set_keyring(keyring)
+        self._streams.set_keyring(keyring)
         if keyring.tags != self._swim.rumours.own.keys:
             self._swim.rumours.raise_own(0, keys=keyring.tags)
 
@@ -256,18 +308,16 @@ class Node:
 
     def timer_at(self) -> float | None:
         """Say when ``handle_timer`` is to be called, by the host's clock; None: not at all."""
-        at = self._timers.next_at()
-        return None if at is None else at + self._stalled_s
+        return self._lived.host_time(self._timers.next_at())
 
     def packets_to_send(self) -> list[tuple[bytes, Address]]:
         """Give the packets to send now, once."""
-        packets = self._packets
-        if packets:
-            self._packets = []
-        return packets
+        return self._wire.take()
 
     def actions(self) -> list[Action]:
         """Give what else is to be done now, in order, once."""
+        self.fills.settle(self._timers.now)
+        self.data.outflow.flush()
         if not self._actions:
             return []
         actions = self._actions.copy()
@@ -276,60 +326,12 @@ class Node:
 
     def notifications(self) -> tuple[list[Event], int]:
         """Give what has happened since the last call, and how many older events were lost."""
-        if not self._events:
-            return [], 0
-        found = list(self._events)
-        lost, self._events_lost = self._events_lost, 0
-        self._events.clear()
-        return found, lost
-
-    @property
-    def advertised(self) -> Address:
-        """Where the others reach this node."""
-        own = self._swim.rumours.own
-        return Address(own.host, own.port)
-
-    @property
-    def joined(self) -> bool:
-        """Whether it knows its cluster: a seed has answered, a member is there, or it is alone."""
-        seeds = self._seeds
-        return seeds.reached or bool(self._swim.members.live) or (self._started and seeds.alone)
+        return self._notices.take()
 
     @property
     def left(self) -> bool:
         """Whether leaving is done."""
-        return self._swim.left
-
-    @property
-    def awareness(self) -> int:
-        """The local health score: 0 is healthy."""
-        return self._swim.rumours.awareness.score
-
-    def members(self) -> list[Member]:
-        """List all members that it knows, itself first, the dead and those who left too."""
-        rumours = self._swim.rumours
-        state = MemberState.LEFT if rumours.leaving else MemberState.ALIVE
-        own = member_of(rumours.own, state, rumours.own.incarnation, is_self=True)
-        return [own, *map(rumours.member, self._swim.members)]
-
-    def since_s(self, member: Member) -> float:
-        """Say for how long a member has been in its state; 0 for this node itself."""
-        entry = self._swim.members.entries.get(member.process)
-        return 0.0 if entry is None else max(0.0, self._timers.now - entry.changed_at)
-
-    def status(self) -> Status:
-        """Describe this node and what it knows."""
-        return Status(
-            process=self.process,
-            address=str(self.advertised),
-            joined=self.joined,
-            leaving=self._swim.rumours.leaving,
-            awareness=self.awareness,
-            key=self._keyring.tags[0].hex(),
-            secured=self._keyring.secured,
-            members=tuple(MemberStatus.of(each, self.since_s(each)) for each in self.members()),
-            counters=self.counters.snapshot(),
-        )
+        return self._stopped
 
     # What the parts of the node say.
 
@@ -338,10 +340,7 @@ class Node:
         if isinstance(route, int):
             self._exchanges.answer_packet(route, to, parts)
         elif self._settings.udp:
-            data = self._codec.seal(messages.encode_packet(parts), to)
-            self.counters.packets_sent += 1
-            self.counters.packets_sent_bytes += len(data)
-            self._packets.append((data, route))
+            self._wire.seal(parts, to, route)
         else:
             self._exchanges.send_packet(to, route, parts, self._timers.now)
 
@@ -354,58 +353,45 @@ class Node:
         self._exchanges.exchange(address, process, None, self._timers.now)
 
     def refused(self, where: str, source: Address, refusal: Refused) -> None:
-        """Count what is not to be used; report it once for each source host and kind."""
-        kind = f"{where}_{refusal.reason.value}"
-        self.counters.refuse(kind)
-        if refusal.reason is Refusal.REFLECTED:
-            return  # a seed that is this node: as many have it
-        key = (kind, source.host)
-        if key in self._reported:
-            return
-        if len(self._reported) >= _REPORTED_MAX:
-            self._reported.popitem(last=False)
-        self._reported[key] = None
-        self._emit(events.TrafficRefused(source, kind, refusal.detail))
+        """Count and report what is not to be used: part of ``streams.Host``."""
+        self._notices.refused(where, source, refusal)
 
-    def status_bytes(self) -> bytes:
-        """Spell the status."""
-        return msgspec.msgpack.encode(self.status())
+    def replaced(self, expected: int, found: int, now: float) -> None:
+        """Hear that another process is where one was expected: part of ``streams.Host``."""
+        self._swim.rumours.replaced(expected, found, now)
 
     @property
     def _is_running(self) -> bool:
         return self._started and not self._stopped
 
-    def _emit(self, event: Event) -> None:
-        if len(self._events) >= self._settings.events_max:
-            self._events.popleft()
-            self._events_lost += 1
-            self.counters.events_lost += 1
-        self._events.append(event)
+    def _member_event(self, event: Event) -> None:
+        self._notices.emit(event)
+        if isinstance(event, events.MEMBERSHIP) and self._is_running:
+            self.data.members_changed()
+            self.fills.membership_changed()
 
     def _enter(self, now: float) -> float:
-        """Begin a call: give lived time, less the stall if there was one."""
-        timers = self._timers
-        lived = now - self._stalled_s
-        due_at = timers.next_at()
-        if due_at is not None and lived - due_at > self._settings.stall_s:
-            late_s = lived - due_at
-            lived = max(timers.now, due_at - self._settings.stall_s)
-            self._stalled_s = now - lived
+        """Begin a call: give lived time."""
+        lived, late_s = self._lived.enter(now)
+        if late_s:
             self.counters.stalls += 1
             self.counters.stalled_ms += int(late_s * 1000)
             self._swim.rumours.awareness.apply(1)
-            self._emit(events.Stalled(late_s))
-        elif lived < timers.now:
-            lived = timers.now
-        timers.now = lived
+            self._notices.emit(events.Stalled(late_s))
         return lived
+
+    def _leave_now(self, now: float) -> None:
+        self._leave_late = True
 
     def _settle(self) -> None:
         """End what is left open when this node has left."""
-        if self._swim.left and not self._stopped:
+        is_done = self._swim.left and (self._leave_late or self.data.peers.flushed())
+        if is_done and not self._stopped:
             self._stopped = True
             self._seeds.stop()
-            self._exchanges.stop()
+            self.data.stop()
+            self.fills.stop()
+            self._streams.stop()
             self._timers.clear()
 
 

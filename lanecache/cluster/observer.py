@@ -8,16 +8,16 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from lanecache.cluster.listening import reason_of
-from lanecache.cluster.messages import StatusReply, StatusRequest, decode_stream, encode
-from lanecache.cluster.refusal import Refusal, Refused
 from lanecache.cluster.status import Status, decode_status
-from lanecache.cluster.stream_codec import StreamCodec
+from lanecache.cluster.wire.messages import StatusReply, StatusRequest, decode_stream, encode
+from lanecache.cluster.wire.refusal import Refusal, Refused
+from lanecache.cluster.wire.stream_codec import StreamCodec
 from lanecache.errors import ClusterError
 
 if TYPE_CHECKING:
     from lanecache.address import Address
-    from lanecache.cluster.keyring import Keyring
     from lanecache.cluster.settings import Settings
+    from lanecache.cluster.wire.keyring import Keyring
 
 ANSWER_S = 5.0
 _CHUNK_BYTES = 64 * 1024

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lanecache.cluster.keyring import Keyring, parse_secrets, read_secret_file
 from lanecache.cluster.settings import PRESETS, Settings
+from lanecache.cluster.wire.keyring import Keyring, parse_secrets, read_secret_file
 from lanecache.config import parse_place
 from lanecache.errors import ConfigError
 
@@ -43,7 +43,7 @@ def plan_node(config: ClusterConfig) -> Plan:
         raise without_secret(listen)
     return Plan(
         name=config.name,
-        settings=msgspec.structs.replace(PRESETS[config.preset], udp=config.udp),
+        settings=_settings(config),
         listen=listen,
         advertise=advertise,
         peers=tuple(
@@ -53,6 +53,17 @@ def plan_node(config: ClusterConfig) -> Plan:
         secured=secured,
         secret_in_file=bool(config.secret_file),
     )
+
+
+def _settings(config: ClusterConfig) -> Settings:
+    """Lay what the configuration says over the preset; what they call the same is the same."""
+    preset = PRESETS[config.preset]
+    said = {
+        name: value
+        for name in preset.__struct_fields__
+        if (value := getattr(config, name, None)) is not None
+    }
+    return msgspec.structs.replace(preset, **said)
 
 
 def without_secret(listen: Address) -> ConfigError:

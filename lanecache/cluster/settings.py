@@ -61,6 +61,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     streams_pending_max: int = 64  # accepted ones that have not proved that they know the secret
     events_max: int = 1024  # notifications kept until they are asked for
 
+    # The store: both bounds always hold.
+    keys_max: int = 100_000
+    bytes_max: int = 256 * 1024 * 1024
+    policy: str = "lru"  # or "s3fifo"
+    value_bytes_max: int = 1024 * 1024  # of one value, encoded
+    key_bytes_max: int = 4096  # of one key in UTF-8
+    tombstones_max: int = 100_000
+    tombstone_grace_s: float = 600.0  # how long one is kept for members that cannot be heard
+
+    # The links that carry entries from member to member.
+    ring_bytes_max: int = 32 * 1024 * 1024  # of recent entries, of all origins together
+    peer_queue_bytes_max: int = 8 * 1024 * 1024  # on its way to one peer; sent on below half of it
+    entry_bytes_max: int = 8 * 1024 * 1024  # one entry: what becomes visible in one step
+    mesh_nodes_max: int = 64  # up to so many members, each is linked with each
+    fanout: int = 8  # links that each member opens above that
+    clock_drift_max_s: float = 30.0  # a clock so far ahead is refused
+    alone_after_s: float = 3.0  # without a peer that can be reached, a node is ready after it
+    have_after_s: float = 0.02  # how soon a peer is told what was applied
+    repair_after_s: float = 0.2  # how long a gap may last before somebody is asked to fill it
+    transfer_timeout_s: float = 10.0  # a state that comes without progress for so long is dropped
+    relink_s: float = 30.0  # above mesh_nodes_max: how often one link is replaced at random
+    origin_kept_s: float = 86_400.0  # how long the log of a process that is gone is remembered
+
+    # Fills.
+    fill_answer_s: float = 1.0  # how long a key's owner may take to say who fills it
+    leases_max: int = 65_536  # keys of which a node, as owner, keeps in mind who fills them
+
+    @property
+    def backlog_bytes_max(self) -> int:
+        """What may wait to be written to one stream before it is cut.
+
+        A link sends no more by itself: what may wait, one entry more, and a state and messages of
+        fills beside that.
+        """
+        return 2 * self.peer_queue_bytes_max + 2 * self.entry_bytes_max + 8 * 1024 * 1024
+
     def suspicion_min_s(self, members: int) -> float:
         """How long a suspicion lasts at the least, with ``members`` alive."""
         scale = max(1.0, math.log10(max(1, members)))
@@ -93,6 +129,9 @@ WAN = Settings(
     push_pull_interval_s=60.0,
     leave_s=15.0,
     stream_timeout_s=30.0,
+    repair_after_s=1.0,  # a round trip is longer
+    transfer_timeout_s=30.0,
+    fill_answer_s=3.0,
 )
 # One machine: a round trip is far below a millisecond, so a killed process is known in seconds.
 LOCAL = Settings(
@@ -109,5 +148,6 @@ LOCAL = Settings(
     join_retry_s=0.2,
     leave_s=2.0,
     stream_timeout_s=5.0,
+    alone_after_s=0.5,
 )
 PRESETS = {"lan": LAN, "wan": WAN, "local": LOCAL}

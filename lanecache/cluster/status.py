@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lanecache.cluster.events import Member, MemberState
+from lanecache.statistics import CacheStatistics, PeerStatistics, ReplicatedSource
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
@@ -52,6 +53,15 @@ class Status(msgspec.Struct, frozen=True):
     secured: bool
     members: tuple[MemberStatus, ...]
     counters: dict[str, int]
+    ready: bool = False
+    """Whether it has caught up with the others."""
+    not_ready_because: str = ""
+    cache: CacheStatistics = CacheStatistics()
+    links: tuple[PeerStatistics, ...] = ()
+    """To each live peer."""
+    sources: tuple[ReplicatedSource, ...] = ()
+    checkpoints: dict[str, bytes] = {}
+    """What the cluster holds of each source, as ``Checkpoint.encode`` gives it."""
 
     def lacking_key(self) -> tuple[MemberStatus, ...]:
         """List the live members that do not accept the key that this node uses yet."""

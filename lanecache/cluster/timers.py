@@ -24,11 +24,12 @@ class Timer:
 class Timers:
     """Callbacks in order of their time; those of the same time in the order they were set."""
 
-    __slots__ = ("_heap", "_set", "now")
+    __slots__ = ("_heap", "_set", "host_now", "now")
 
     def __init__(self) -> None:
         """Start with nothing due."""
         self.now = 0.0  # lived seconds: set by the node with every call from outside
+        self.host_now = 0.0  # the host's clock, as it was handed in with the call
         self._heap: list[tuple[float, int, Timer]] = []
         self._set = 0
 

@@ -16,9 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lanecache.statistics import (
+    CacheStatistics,
     ClusterStatistics,
     LaneStatistics,
     LinkState,
+    PeerStatistics,
     SinkStatistics,
     SourceStatistics,
     Statistics,
@@ -56,6 +58,22 @@ _SINK_GAUGES = {
     "queue_bytes": ("queue_bytes", "Bytes accepted and not yet durable."),
     "queue_bytes_max": ("queue_max_bytes", "Limit of the queue."),
     "durable_at": ("durable_timestamp_seconds", "When something last became durable."),
+}
+_CACHE_COUNTERS = {
+    "gets": "Keys that this process asked for.",
+    "hits": "Keys that it asked for and that were there.",
+    "misses": "Keys that it asked for and that were not.",
+    "sets": "Values that it set.",
+    "evictions": "Values that went for want of room.",
+    "expirations": "Values whose time was over.",
+    "invalidations": "Values that went since one of their tags was invalidated.",
+}
+_CACHE_GAUGES = {
+    "entries": ("entries", "Keys that this node holds."),
+    "keys_max": ("max_entries", "Limit of the keys."),
+    "bytes": ("bytes", "What the keys and values count for."),
+    "bytes_max": ("max_bytes", "Limit of what they count for."),
+    "tombstones": ("tombstones", "Deletes, clears and invalidated tags that are remembered."),
 }
 
 
@@ -162,6 +180,13 @@ def _cluster_metrics(cluster: ClusterStatistics) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "lanecache_cluster_joined", "1 while the node is in the cluster.", value=cluster.joined
     )
+    yield GaugeMetricFamily(
+        "lanecache_cluster_ready",
+        "1 while the node is in the cluster and has caught up with it.",
+        value=cluster.ready,
+    )
+    yield from _cache_metrics(cluster.cache)
+    yield from _link_metrics(cluster.links)
     members = GaugeMetricFamily(
         "lanecache_cluster_members", "Members that the node knows, by state.", labels=["state"]
     )
@@ -179,3 +204,28 @@ def _cluster_metrics(cluster: ClusterStatistics) -> Iterator[Metric]:
             text = f"The node's count of {name.replace('_', ' ')}."
             yield CounterMetricFamily(f"lanecache_cluster_{name}", text, value=count)
     yield refused
+
+
+def _cache_metrics(cache: CacheStatistics) -> Iterator[Metric]:
+    for field, text in _CACHE_COUNTERS.items():
+        yield CounterMetricFamily(f"lanecache_cache_{field}", text, value=getattr(cache, field))
+    for field, (name, text) in _CACHE_GAUGES.items():
+        yield GaugeMetricFamily(f"lanecache_cache_{name}", text, value=getattr(cache, field))
+
+
+def _link_metrics(links: Sequence[PeerStatistics]) -> Iterator[Metric]:
+    """Sum over the peers: they come and go, and a label for each would grow without end."""
+    linked = [link for link in links if link.linked]
+    yield GaugeMetricFamily(
+        "lanecache_cluster_links", "Live peers that this node streams to.", value=len(linked)
+    )
+    yield GaugeMetricFamily(
+        "lanecache_cluster_lag_entries",
+        "Writes of this node that the slowest live peer has not applied.",
+        value=max((link.lag_entries for link in links), default=0),
+    )
+    yield GaugeMetricFamily(
+        "lanecache_cluster_queue_bytes",
+        "Bytes on their way to the live peers, of all together.",
+        value=sum(link.queue_bytes for link in links),
+    )

@@ -9,6 +9,7 @@ from lanecache.statistics import (
     ClusterStatistics,
     LaneStatistics,
     LinkState,
+    PeerStatistics,
     SinkStatistics,
     SourceStatistics,
     Statistics,
@@ -139,21 +140,37 @@ def _cluster(cluster: ClusterStatistics | None) -> str:
     if cluster is None:
         return ""
     states = ", ".join(f"{count:,} {state}" for state, count in cluster.by_state().items())
+    cache = cluster.cache
+    ratio = "" if cache.hit_ratio is None else f" ({cache.hit_ratio:.1%})"
     pairs = [
         ("Cluster", escape(cluster.name)),
         ("This node", f"<code>{escape(cluster.address)}</code>"),
         ("Process", f"<code>{escape(cluster.process)}</code>"),
         ("Members", states),
+        ("Keys", f"{cache.entries:,} of {cache.keys_max:,}"),
+        ("Memory", f"{_bytes(cache.bytes)} of {_bytes(cache.bytes_max)}"),
+        ("Hits", f"{cache.hits:,} of {cache.gets:,}{ratio}"),
+        ("Evicted, expired", f"{cache.evictions:,}, {cache.expirations:,}"),
+    ]
+    pairs += [
+        (
+            f"Source {escape(source.name)}",
+            f"<code>{escape(source.position or 'no position yet')}</code>"
+            f"{' (read here)' if source.is_here else ''}",
+        )
+        for source in cluster.sources
     ]
     pairs += [
         (escape(name.replace("_", " ")).capitalize(), f"{count:,}")
         for name, count in cluster.counters.items()
         if count
     ]
+    links = {link.process: link for link in cluster.links}
     rows = [
         f'<tr><th scope="row"><code>{escape(member.address)}</code></th>'
         f"<td>{_member_state(member.state)}{' (this node)' if member.is_self else ''}</td>"
         f'<td class="number">{_duration(member.since_s)}</td>'
+        f"{_link(links.get(member.process))}"
         f"<td><code>{escape(member.process)}</code></td>"
         f'<td class="number">{member.incarnation:,}</td></tr>'
         for member in cluster.members[:MEMBERS_SHOWN]
@@ -162,12 +179,25 @@ def _cluster(cluster: ClusterStatistics | None) -> str:
         ("Address", ""),
         ("State", ""),
         ("Since", "number"),
+        ("Behind by", "number"),
+        ("Queue", "number"),
+        ("Repairs", "number"),
         ("Process", ""),
         ("Incarnation", "number"),
     ]
     left = len(cluster.members) - MEMBERS_SHOWN
     note = f'<p class="note">and {left:,} more</p>' if left > 0 else ""
     return f"<h2>Cluster</h2>{_pairs(pairs)}<h2>Members</h2>{_table(heads, rows)}{note}"
+
+
+def _link(link: PeerStatistics | None) -> str:
+    if link is None:
+        return "<td></td>" * 3
+    behind = f"{link.lag_entries:,}" if link.linked else '<span class="error">no link</span>'
+    return (
+        f'<td class="number">{behind}</td><td class="number">{_bytes(link.queue_bytes)}</td>'
+        f'<td class="number">{link.repairs:,}</td>'
+    )
 
 
 def _member_state(state: str) -> str:

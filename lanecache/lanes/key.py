@@ -22,18 +22,19 @@ from typing import Final
 import msgspec
 
 from lanecache.errors import ConfigError
+from lanecache.key_text import (
+    ALWAYS_ENCODED,
+    FORBIDDEN_IN_LITERAL,
+    NULL_TEXT,
+    make_encoder,
+    tokens,
+)
 
 OWN_PREFIX: Final = "lanecache:"
 """Begins the keys in which lanecache stores its own state (checkpoints)."""
 
-NULL_TEXT: Final = "%NULL"
-
 SCHEMA: Final = "@schema"
 TABLE: Final = "@table"
-
-_ALWAYS_ENCODED: Final = r"\x00-\x20\x7f-\x9f\s%:\ud800-\udfff"
-_FORBIDDEN_IN_LITERAL: Final = re.compile(r"[\x00-\x20\x7f-\x9f\s\ud800-\udfff]")
-_TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|([{}])|[^{}]+")
 
 
 class Placeholder(msgspec.Struct, frozen=True):
@@ -59,7 +60,7 @@ class KeyTemplate:
         ConfigError: the template could give one key to two rows, or keys that no target takes.
     """
 
-    __slots__ = ("_encoded", "_made", "columns", "parts", "prefix", "separators", "text")
+    __slots__ = ("_encode", "_made", "columns", "parts", "prefix", "separators", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -78,10 +79,8 @@ class KeyTemplate:
             c for p in self.parts[1:] if isinstance(p, str) for c in p if not c.isalnum()
         )
         """Characters that values must not show because the template's own text uses them."""
-        self._encoded = re.compile(
-            f"[{_ALWAYS_ENCODED}{''.join(map(re.escape, sorted(self.separators)))}]"
-        )
-        value = f"[^{_ALWAYS_ENCODED.replace('%', '')}{re.escape(''.join(self.separators))}]*"
+        self._encode = make_encoder(self.separators)
+        value = f"[^{ALWAYS_ENCODED.replace('%', '')}{re.escape(''.join(self.separators))}]*"
         self._made = re.compile(
             "".join(re.escape(p) if isinstance(p, str) else value for p in self.parts)
         )
@@ -97,15 +96,15 @@ class KeyTemplate:
     @property
     def encoder(self) -> Callable[[object], str]:
         """Give the function that turns a column's ``TEXT`` form into its part of the key."""
-        substitute = self._encoded.sub
+        encode_text = self._encode
 
         def encode(value: object) -> str:
             if value is None:
                 return NULL_TEXT
             if isinstance(value, str):
-                return substitute(_percent, value)
+                return encode_text(value)
             if isinstance(value, int):
-                return substitute(_percent, str(value))
+                return encode_text(str(value))
             raise TypeError(f"a key cannot be made of {type(value).__name__}")
 
         return encode
@@ -158,7 +157,7 @@ def check_prefix(prefix: str) -> None:
             f'the prefix "{prefix}" overlaps the "{OWN_PREFIX}" keys that lanecache keeps its own'
             " state in; choose another prefix"
         )
-    if _FORBIDDEN_IN_LITERAL.search(prefix):
+    if FORBIDDEN_IN_LITERAL.search(prefix):
         raise ConfigError(
             f"the prefix {prefix!r} has whitespace or a control character in it, which not every"
             " cache takes; leave it out"
@@ -169,30 +168,17 @@ def _overlaps_own(prefix: str) -> bool:
     return prefix.startswith(OWN_PREFIX) or OWN_PREFIX.startswith(prefix)
 
 
-_PERCENT_OF: Final[dict[str, str]] = {}
-
-
-def _percent(match: re.Match[str]) -> str:
-    character = match[0]
-    encoded = _PERCENT_OF.get(character)
-    if encoded is None:
-        data = character.encode("utf-8", "surrogatepass")
-        encoded = "".join(f"%{byte:02X}" for byte in data)
-        if len(data) == 1:
-            # Only ASCII is kept: 128 entries at most, whatever values come by.
-            _PERCENT_OF[character] = encoded
-    return encoded
-
-
 def _parse(text: str) -> tuple[Part, ...]:
     parts: list[Part] = []
-    for match in _TOKEN.finditer(text):
-        token, name, stray = match[0], match[1], match[2]
-        if stray is not None:
-            raise ConfigError(
-                f'the key "{text}" has a single "{stray}"; write "{stray * 2}" for the character '
-                f"itself and {{column}} for a column's value"
-            )
+    try:
+        found = list(tokens(text))
+    except ValueError as error:
+        stray = error.args[0]
+        raise ConfigError(
+            f'the key "{text}" has a single "{stray}"; write "{stray * 2}" for the character '
+            f"itself and {{column}} for a column's value"
+        ) from None
+    for name, literal in found:
         if name is not None:
             if not name:
                 raise ConfigError(f'the key "{text}" has an empty {{}}; name a column in it')
@@ -203,7 +189,6 @@ def _parse(text: str) -> tuple[Part, ...]:
                 )
             parts.append(Placeholder(name))
             continue
-        literal = token[0] if token in ("{{", "}}") else token
         if parts and isinstance(parts[-1], str):
             parts[-1] += literal
         else:
@@ -231,7 +216,7 @@ def _check(text: str, parts: tuple[Part, ...]) -> None:
     previous: Part | None = None
     for part in parts:
         if isinstance(part, str):
-            if _FORBIDDEN_IN_LITERAL.search(part):
+            if FORBIDDEN_IN_LITERAL.search(part):
                 raise ConfigError(
                     f"the key {text!r} has whitespace or a control character in its text, which "
                     f"not every cache takes; leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -19,16 +20,28 @@ _REDIS = frozenset({"redis", "rediss", "unix", "redis+sentinel", "rediss+sentine
 _REDIS_CLUSTER = frozenset({"redis+cluster", "rediss+cluster"})
 _SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, memcached://, "
-    "memcacheds:// and memory:"
+    "memcacheds://, memory:, and cluster for the node of this process"
 )
 
 
-def make_sink(name: str, config: SinkConfig) -> Sink:
+def make_sink(
+    name: str,
+    config: SinkConfig,
+    *,
+    cluster: Callable[[str, SinkConfig], Sink] | None = None,
+) -> Sink:
     """Make the sink that ``sinks.NAME.url`` asks for; it is not connected yet.
+
+    Args:
+        name: the sink's name in the configuration.
+        config: its section.
+        cluster: makes the one that is the node of this process; only a service has that.
 
     Raises:
         ConfigError: the URL is not one of a kind of sink that there is, or is wrong in itself.
     """
+    if config.is_cluster and cluster is not None:
+        return cluster(name, config)
     scheme = config.url.partition(":")[0].lower()
     if scheme == "memory":
         return MemorySink()

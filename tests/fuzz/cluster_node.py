@@ -10,16 +10,24 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 
-from cluster_golden import KEYRING, PACKETS, STREAM_MESSAGES, constant
+from cluster_golden import DATA_MESSAGES, KEYRING, PACKETS, STREAM_MESSAGES, constant
 
 from lanecache.address import Address
 from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStream
-from lanecache.cluster.messages import Digest, Packet, Ping, StatusRequest, encode, encode_packet
 from lanecache.cluster.node import Node
-from lanecache.cluster.packet_codec import PacketCodec
-from lanecache.cluster.refusal import Refused
 from lanecache.cluster.settings import LOCAL
-from lanecache.cluster.stream_codec import StreamCodec
+from lanecache.cluster.wire.data_messages import LinkHello, encode_data
+from lanecache.cluster.wire.messages import (
+    Digest,
+    Packet,
+    Ping,
+    StatusRequest,
+    encode,
+    encode_packet,
+)
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.cluster.wire.refusal import Refused
+from lanecache.cluster.wire.stream_codec import StreamCodec
 
 NODE = 0x5555
 PEERS = (0x1111_2222_3333_4444, 7, 0x5555_6666_7777_0001, 0)  # the last one is an observer
@@ -170,5 +178,10 @@ def seeds() -> Iterator[bytes]:
             yield opened + _step(_MESSAGE, 0, message) * 2 + _step(_CLOSED, 0) + later * 3
             for first in said:
                 yield opened + _step(_MESSAGE, 0, first) + _step(_MESSAGE, 0, message)
+        hello = encode_data(LinkHello(5, 0, [(5, 3), (9, 2)], True, False, 9))
+        linked = mode + _step(_ACCEPT, 0) + _step(_MESSAGE, 0, hello)
+        for data_message in DATA_MESSAGES.values():
+            told = _step(_MESSAGE, 0, encode_data(data_message)[:255])
+            yield linked + told + later + told + later * 3
         yield mode + _step(_ACCEPT, 3) + _step(_MESSAGE, 0, encode(StatusRequest())) * 2
         yield mode + later * 9 + b"".join(_step(_MESSAGE, 0, message) + later for message in said)

@@ -24,11 +24,11 @@ from cluster_golden import (
     server,
 )
 
-from lanecache.cluster.keyring import parse_secrets
-from lanecache.cluster.messages import decode_packet, decode_stream, encode, encode_packet
-from lanecache.cluster.packet_codec import PacketCodec
-from lanecache.cluster.refusal import Refused
-from lanecache.cluster.stream_codec import RecordKind, StreamCodec
+from lanecache.cluster.wire.keyring import parse_secrets
+from lanecache.cluster.wire.messages import decode_packet, decode_stream, encode, encode_packet
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.cluster.wire.refusal import Refused
+from lanecache.cluster.wire.stream_codec import RecordKind, StreamCodec
 from lanecache.errors import ConfigError
 
 SENDERS_MAX = 4
@@ -170,7 +170,9 @@ def _streams() -> Iterator[bytes]:
 def _records() -> Iterator[bytes]:
     for message in _golden("messages"):
         content = len(message).to_bytes(4, "big") + message
-        yield bytes([RecordKind.DATA, len(content)]) + content + bytes([RecordKind.END, 0])
+        pieces = [content[first : first + 250] for first in range(0, len(content), 250)]
+        records = b"".join(bytes([RecordKind.DATA, len(each)]) + each for each in pieces)
+        yield records + bytes([RecordKind.END, 0])
     yield bytes([RecordKind.DATA, 7]) + b"\0\0\0\5abc" + bytes([RecordKind.DATA, 2]) + b"de"
     yield bytes([RecordKind.REKEY, 0]) * 3 + bytes([RecordKind.DATA, 4, 0, 0, 0, 0])
     yield (

@@ -2,7 +2,7 @@
 
 A target lets through only the errors that the functions it calls are documented to raise; all else
 is a fault. Seeds come from the captured files in ``tests/data``. What belongs to the cluster is in
-``cluster_targets``.
+``cluster_targets``, and for its data in ``cluster_state_targets``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import cluster_state_targets
 import cluster_targets
 from captured import captures
 
@@ -169,6 +170,7 @@ TARGETS: dict[str, Target] = {
     "gtids": decode_gtids,
     "statements": read_statements,
     **cluster_targets.TARGETS,
+    **cluster_state_targets.TARGETS,
 }
 
 
@@ -289,4 +291,5 @@ _SEEDS: dict[str, Callable[[], Iterator[Any]]] = {
     "gtids": _gtids,
     "statements": _statements,
     **cluster_targets.SEEDS,
+    **cluster_state_targets.SEEDS,
 }

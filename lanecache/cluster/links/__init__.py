@@ -1,0 +1,1 @@
+"""How entries come from node to node: streams of logs, repair, states. Sans-IO."""

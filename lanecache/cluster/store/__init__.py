@@ -1,0 +1,1 @@
+"""What one node holds in memory: values, bounds, and what goes when there is no room."""

@@ -1,0 +1,1 @@
+"""What the nodes say to each other, and how it is sealed: messages, packets, streams, keys."""
