@@ -13,6 +13,7 @@ import click
 
 from lanecache.testing.simulation import measurements
 from lanecache.testing.simulation.faults import FAULTS
+from lanecache.testing.simulation.fill_command import fills
 from lanecache.testing.simulation.plants import PLANTS
 from lanecache.testing.simulation.run import NODES_MAX, NODES_MIN, Failure, Options, simulate
 
@@ -79,6 +80,12 @@ class FaultNames(click.ParamType[tuple[str, ...] | None]):
     default=None,
     help=f"Which faults: all (each seed chooses), none, or some of {', '.join(FAULTS)}.",
 )
+@click.option(
+    "--data/--no-data",
+    default=True,
+    show_default=True,
+    help="Whether there are writes and ingest too, or members only.",
+)
 @click.option("--jobs", default=1, show_default=True, help="How many processes run seeds.")
 @click.option("--trace", is_flag=True, help="Print everything that happens (slow; one job).")
 @click.option(
@@ -94,6 +101,7 @@ def main(
     first: int,
     nodes: tuple[int, int],
     faults: tuple[str, ...] | None,
+    data: bool,
     jobs: int,
     trace: bool,
     plant: str | None,
@@ -105,7 +113,7 @@ def main(
     """
     if context.invoked_subcommand is not None:
         return
-    options = Options(nodes_min=nodes[0], nodes_max=nodes[1], faults=faults, plant=plant)
+    options = Options(nodes_min=nodes[0], nodes_max=nodes[1], data=data, faults=faults, plant=plant)
     begun_at = time.monotonic()
     outcomes: list[Outcome] = []
     failures = 0
@@ -145,6 +153,8 @@ def summary(outcomes: list[Outcome], failures: int, took_s: float) -> str:
             f" {sum(outcome.checks for outcome in outcomes):,} views of members checked,"
             f" {sum(outcome.virtual_s for outcome in outcomes):,.0f} s of virtual time"
             f" ({node_s:,.0f} node-seconds) in {took_s:.1f} s",
+            f"{sum(outcome.writes for outcome in outcomes):,} entries written,"
+            f" {sum(outcome.looks for outcome in outcomes):,} items checked",
             "agreement after the last fault: median"
             f" {statistics.median(times):.0f} s, most {times[-1]:.0f} s",
         ]
@@ -152,6 +162,7 @@ def summary(outcomes: list[Outcome], failures: int, took_s: float) -> str:
 
 
 main.add_command(measurements.measure)
+main.add_command(fills)
 
 if __name__ == "__main__":
     main(prog_name="python -m lanecache.testing.simulation")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lanecache.cluster.messages import MemberState
+from lanecache.cluster.wire.messages import MemberState
 from lanecache.testing.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 MEMBERS_EVERY_CALLS = 16  # how often all members are looked at, beside the calls that tell of some
 PACKETS_PER_CALL_MAX = 256
+LINKS_MAX = 2 * 64  # beside the streams: one with each peer, or two for a moment
 TIMER_CALLS_PER_S_MAX = 200
 TIMER_CALLS_AT_ONCE_MAX = 50  # at one instant: `timer_at` would stay in the past for ever
+
+# One sentence of what is not as it should be, and the hosts whose story tells it.
+Found: TypeAlias = tuple[str, tuple[str, ...]] | None
 
 
 @dataclass(slots=True)
@@ -133,8 +137,9 @@ class Safety:
         opened = sum(1 for stream in host.ends if stream > 0)
         accepted = sum(1 for end in host.ends.values() if end.taken)
         settings = self.settings
-        accepted_max = settings.streams_max + settings.streams_pending_max
-        if opened > settings.streams_max or accepted > accepted_max:
+        opened_max = settings.streams_max + LINKS_MAX
+        accepted_max = opened_max + settings.streams_pending_max
+        if opened > opened_max or accepted > accepted_max:
             sentence = f"{host.name} holds {opened} streams that it opened, {accepted} accepted"
             raise Violation("bounds", sentence, host.name)
 
@@ -189,7 +194,7 @@ class Safety:
             raise Violation("members", sentence, *concerned)
 
 
-def disagreement(safety: Safety, hosts: Iterable[Host]) -> tuple[str, tuple[str, ...]] | None:
+def disagreement(safety: Safety, hosts: Iterable[Host]) -> Found:
     """Say in one sentence what a live node does not see as it is, and which hosts it concerns.
 
     Every live node has to hold exactly the live processes as alive, with the address, metadata and
@@ -205,9 +210,7 @@ def disagreement(safety: Safety, hosts: Iterable[Host]) -> tuple[str, tuple[str,
     return None
 
 
-def _disagreement_of(
-    safety: Safety, host: Host, live: dict[int, Host]
-) -> tuple[str, tuple[str, ...]] | None:
+def _disagreement_of(safety: Safety, host: Host, live: dict[int, Host]) -> Found:
     assert host.node is not None
     missing = dict(live)
     for member in host.node.members():

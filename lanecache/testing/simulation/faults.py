@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from lanecache.cluster.keyring import Keyring
+from lanecache.cluster.wire.keyring import Keyring
 from lanecache.config import METADATA_BYTES_MAX
 from lanecache.testing.simulation.hosts import LAG_S_MAX, Host
 from lanecache.testing.simulation.network import Effect

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import random
 
     from lanecache.address import Address
-    from lanecache.cluster.keyring import Keyring
     from lanecache.cluster.node import Node
+    from lanecache.cluster.wire.keyring import Keyring
     from lanecache.testing.simulation.names import Names
     from lanecache.testing.simulation.network import Network
     from lanecache.testing.simulation.world import World
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SOCKET_BUFFER_BYTES = 212_992  # Linux: net.core.rmem_default
 PACKET_COST_BYTES = 768  # what the kernel counts for a small packet beside its bytes
 ACCEPTED_WAITING_MAX = 128  # connections that a process has not taken yet
+WALL_BEGINS_AT = 1_800_000_000.0  # what a right clock says when a run begins
 LAG_S_MAX = 0.002  # how late a loop's timers are when nothing is wrong
 
 NodeFactory: TypeAlias = "Callable[[Host, random.Random], Node]"
@@ -81,6 +82,8 @@ class Host:
         self.powered = True
         self.clock = Clock(world, self.random.uniform(0, 1e6))
         self.wall_offset_s = 0.0
+        self.changes: dict[str, Any] = {}  # of the settings, for the nodes of this host
+        self.is_small = False  # its store has no room for everything
         self.sent_packets = 0
         self.sent_bytes = 0
         self.sent_stream_bytes = 0
@@ -90,6 +93,7 @@ class Host:
         self.metadata = b""
         self.metadata_given: set[bytes] = set()  # to the process that runs
         self.starts = 0
+        self.skew_s = 0.0  # how far the wall clock was off when the process began
         self.leaving = False
         self.paused = False  # stopped by a signal, or its loop is blocked
         self.muted = False  # its input and output stand still, its timers do not
@@ -110,8 +114,11 @@ class Host:
         self._waiting_bytes = 0
 
     def wall(self) -> float:
-        """Read the wall clock, which may jump; no decision about members may rest on it."""
-        return self.world.now * self.clock.rate + self.wall_offset_s
+        """Read the wall clock, which may jump: no decision about members may rest on it.
+
+        Orders of writes rest on what it says when a process begins.
+        """
+        return WALL_BEGINS_AT + self.world.now + self.wall_offset_s
 
     def drift(self, rate: float) -> None:
         """Let the monotonic clock run at another rate from now on."""
@@ -141,6 +148,7 @@ class Host:
         self.network.at_address[self.address] = self
         self.powered = True
         self.starts += 1
+        self.skew_s = self.wall_offset_s
         self.leaving = self.paused = self.muted = False
         self.process = self.random.getrandbits(63) or 1
         self.metadata = self.random.randbytes(8) if metadata is None else metadata
@@ -170,6 +178,11 @@ class Host:
             self.world.record(self.name, "loses its power")
             self._end("switched off", lambda end, _: self.streams.lose(end))
         self.powered = False
+
+    def do(self, what: str, call: Callable[[float], None]) -> None:
+        """Let the process's own code use its node: now, since it runs."""
+        if self.node is not None and not self.paused:
+            self._call(what, self._do, call)
 
     def set_metadata(self, metadata: bytes) -> None:
         """Give the process new metadata."""
@@ -370,6 +383,11 @@ class Host:
 
     # What the process does
 
+    def _do(self, call: Callable[[float], None], now: float) -> None:
+        call(now)
+        if self.node is not None:
+            self.node.flush(now)
+
     def _call(self, what: str, call: Callable[..., None], *arguments: Any) -> None:
         node = self.node
         assert node is not None
@@ -382,6 +400,8 @@ class Host:
             self.packets = packets = node.packets_to_send()
             actions = node.actions()
             self.events, lost = node.notifications()
+        except Violation:
+            raise  # what a checker has found in the midst of it
         except Exception as error:
             message = f"Node.{what} raises {type(error).__name__}: {error}"
             raise Violation("raises", message, self.name) from error

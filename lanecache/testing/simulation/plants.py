@@ -14,21 +14,18 @@ from unittest.mock import patch
 
 import msgspec
 
-from lanecache.cluster.dissemination import Dissemination
-from lanecache.cluster.exchanges import Exchanges
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import Alive, MemberState
+from lanecache.cluster.membership.dissemination import Dissemination
+from lanecache.cluster.membership.rumours import Rumours
+from lanecache.cluster.membership.seeds import Seeds
+from lanecache.cluster.membership.swim import Swim
 from lanecache.cluster.node import Node
-from lanecache.cluster.packet_codec import PacketCodec
-from lanecache.cluster.rumours import Rumours
-from lanecache.cluster.seeds import Seeds
-from lanecache.cluster.swim import Swim
+from lanecache.cluster.streams import Streams
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import Alive, MemberState
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.testing.simulation.data_plants import DATA_PLANTS, nothing
 
 Plant: TypeAlias = Callable[[], AbstractContextManager[Any]]
-
-
-def nothing(*_: Any, **__: Any) -> None:
-    """Do nothing in place of what is to be done."""
 
 
 def drop_refutation() -> AbstractContextManager[Any]:
@@ -134,8 +131,8 @@ def spread_nothing() -> AbstractContextManager[Any]:
 def keep_streams() -> Iterator[None]:
     """Streams are not closed when they are done or too many, nor when their time is over."""
     with contextlib.ExitStack() as stack:
-        for name in ("_end", "_close", "_run_out", "_make_room"):
-            stack.enter_context(patch.object(Exchanges, name, nothing))
+        for name in ("end", "close", "_run_out", "_make_room"):
+            stack.enter_context(patch.object(Streams, name, nothing))
         yield
 
 
@@ -168,4 +165,4 @@ PLANTS: dict[str, Plant] = {
     "revive-left": revive_left,
     "spread-nothing": spread_nothing,
     "turn-back": turn_back,
-}
+} | DATA_PLANTS

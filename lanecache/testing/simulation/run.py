@@ -9,6 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from lanecache.testing.simulation.checkers import Safety
+from lanecache.testing.simulation.data import SETTLE_S, Data, choose_data_settings
+from lanecache.testing.simulation.data_checkers import DataSafety
 from lanecache.testing.simulation.faults import FAULTS, choose_faults, schedule
 from lanecache.testing.simulation.plants import PLANTS
 from lanecache.testing.simulation.scenario import (
@@ -32,7 +37,7 @@ FAULTS_S_MIN = 30.0
 FAULTS_S_MAX = 90.0
 STORY_EVENTS = 40
 NODES_MIN = 3
-NODES_MAX = 30
+NODES_MAX = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class Options:
 
     nodes_min: int = NODES_MIN
     nodes_max: int = NODES_MAX
+    data: bool = True  # False: members only, nobody writes
     faults: tuple[str, ...] | None = None  # None: all, or a part of them, as the seed decides
     plant: str | None = None
 
@@ -50,6 +56,8 @@ class Options:
         parts += ["--first", str(seed)]
         if (self.nodes_min, self.nodes_max) != (NODES_MIN, NODES_MAX):
             parts += ["--nodes", f"{self.nodes_min}-{self.nodes_max}"]
+        if not self.data:
+            parts.append("--no-data")
         if self.faults is not None:
             parts += ["--faults", ",".join(self.faults) or "none"]
         if self.plant is not None:
@@ -105,7 +113,13 @@ def _simulate(
     if faults is None:
         faults = choose_faults(chance, tuple(FAULTS))
     settings = choose_settings(chance, faults)
-    scene = Scene(seed, settings, ipv6=chance.random() < 0.2)
+    ipv6 = chance.random() < 0.2
+    if options.data:
+        settings = choose_data_settings(Scene.generator(seed, "data settings"), settings)
+    else:
+        settings = msgspec.structs.replace(settings, mesh_nodes_max=1, fanout=0)  # no links
+    scene = Scene(seed, settings, ipv6=ipv6, watch=DataSafety if options.data else Safety)
+    data = Data(scene, scene.safety) if isinstance(scene.safety, DataSafety) else None
     spelling = Spelling(scene.safety, scene.every_keyring())
     if on_line is not None:
         write = on_line
@@ -122,11 +136,19 @@ def _simulate(
         ends_at = STARTING_S + chance.uniform(FAULTS_S_MIN, FAULTS_S_MAX)
         stage = Stage(scene, STARTING_S * chance.random(), ends_at)
         schedule(stage, faults)
+        if data is not None:
+            data.schedule(stage.begins_at, ends_at)
         scene.world.run(ends_at)
         stage.heal()
-        converged_s = scene.converge(settle_s(settings, len(scene.hosts)))
+        within_s = settle_s(settings, len(scene.hosts))
+        if data is not None:
+            data.heal()
+            within_s += SETTLE_S
+        converged_s = scene.converge(within_s)
         disagreed = scene.disagreed
-        end_well(scene)
+        if data is not None:
+            data.finish(within_s)
+        end_well(scene, 0.0 if data is None else SETTLE_S)
     except Violation as violation:
         return _failure(seed, options, scene, spelling, faults, violation)
     except Exception as error:
@@ -141,6 +163,8 @@ def _simulate(
         virtual_s=scene.world.now,
         steps=scene.world.steps,
         checks=scene.safety.checks,
+        writes=0 if data is None else data.safety.writes.count,
+        looks=0 if data is None else data.safety.looks,
         converged_s=converged_s,
         disagreed=disagreed,
     )

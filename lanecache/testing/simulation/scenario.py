@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import msgspec
 
 from lanecache.address import Address, plain_host
-from lanecache.cluster.keyring import Keyring
-from lanecache.cluster.messages import MemberState
 from lanecache.cluster.node import Node
 from lanecache.cluster.settings import LAN, LOCAL, WAN, Settings
-from lanecache.testing.simulation.checkers import Safety, disagreement
+from lanecache.cluster.wire.keyring import Keyring
+from lanecache.cluster.wire.messages import MemberState
+from lanecache.testing.simulation.checkers import Found, Safety, disagreement
 from lanecache.testing.simulation.hosts import Host, NodeFactory
 from lanecache.testing.simulation.names import Names
 from lanecache.testing.simulation.network import Network
@@ -45,6 +45,8 @@ class Outcome:
     virtual_s: float
     steps: int
     checks: int
+    writes: int = 0  # entries
+    looks: int = 0  # items looked at
     converged_s: float  # after the faults had ended
     disagreed: str  # what was seen last that was not so, before all agreed
 
@@ -54,7 +56,7 @@ def make_node(settings: Settings) -> NodeFactory:
 
     def make(host: Host, generator: random.Random) -> Node:
         return Node(
-            settings,
+            msgspec.structs.replace(settings, **host.changes),
             host.keyring,
             host.address,
             seeds=host.seeds,
@@ -62,6 +64,8 @@ def make_node(settings: Settings) -> NodeFactory:
             process=host.process,
             random=generator,
             entropy=random.Random(generator.getrandbits(64)).randbytes,
+            wall_s=host.wall() - host.clock.read(),
+            monotonic=host.clock.read,
         )
 
     return make
@@ -98,6 +102,9 @@ class Scene:
         ]
         self.keyring = self.keyrings[0]  # that a new host is given
         self.seeds: tuple[str, ...] = ()
+        self.on_host: list[Callable[[Host], None]] = []  # told of each new host of the cluster
+        # Asked in the end, in this order, what is not as it has to be.
+        self.questions: list[Callable[[], Found]] = [lambda: disagreement(self.safety, self.hosts)]
         self.disagreed = ""  # what was the last thing that somebody did not see as it is
         self._ipv6 = ipv6
         self._addresses = 0
@@ -124,6 +131,8 @@ class Scene:
         """Put up a machine of the cluster; nothing runs on it yet."""
         host = self._make_host(f"n{len(self.hosts):02}", CLUSTER, self.keyring, address)
         self.hosts.append(host)
+        for told in self.on_host:
+            told(host)
         return host
 
     def add_stranger(self, cluster: str, keyring: Keyring, address: Address | None) -> Host:
@@ -185,7 +194,7 @@ class Scene:
         agreed_at: float | None = None
         while True:
             self.world.run(self.world.now + CHECK_EVERY_S)
-            found = disagreement(self.safety, self.hosts)
+            found = next(filter(None, (ask() for ask in self.questions)), None)
             if found is None:
                 agreed_at = self.world.now if agreed_at is None else agreed_at
                 if self.world.now - agreed_at >= QUIET_S:
@@ -254,7 +263,7 @@ def start_all(scene: Scene, nodes: int, within_s: float, *, literal: bool) -> No
         scene.world.at(0.0 if at_once else chance.uniform(0, within_s), scene.start, host)
 
 
-def end_well(scene: Scene) -> None:
+def end_well(scene: Scene, more_s: float = 0.0) -> None:
     """When all faults are over: one leaves, one is killed, one joins, and everybody knows.
 
     Raises:
@@ -277,6 +286,7 @@ def end_well(scene: Scene) -> None:
         + 2 * len(live) * settings.probe_interval_s
         + settings.push_pull_s(len(live))
         + settings.leave_s
+        + more_s
     )
     scene.converge(within_s)
     if leaver.node is not None:

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lanecache.address import Address
-from lanecache.cluster import messages
-from lanecache.cluster.packet_codec import PacketCodec
-from lanecache.cluster.refusal import Refused
+from lanecache.cluster.wire import messages
+from lanecache.cluster.wire.packet_codec import PacketCodec
+from lanecache.cluster.wire.refusal import Refused
 
 if TYPE_CHECKING:
     import msgspec
 
-    from lanecache.cluster.keyring import Keyring
+    from lanecache.cluster.wire.keyring import Keyring
     from lanecache.testing.simulation.checkers import Safety
     from lanecache.testing.simulation.world import TraceEntry
 

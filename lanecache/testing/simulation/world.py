@@ -8,6 +8,7 @@ fault schedule stays the same when the network draws once more.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -54,6 +55,16 @@ class World:
             self.steps += 1
             call(*arguments)
         self.now = max(self.now, until)
+
+    def step(self, until: float) -> bool:
+        """Let the next thing happen, if it is due up to the virtual time ``until``."""
+        if not self._heap or self._heap[0][0] > until:
+            self.now = max(self.now, until) if until < math.inf else self.now
+            return False
+        self.now, _, call, arguments = heapq.heappop(self._heap)
+        self.steps += 1
+        call(*arguments)
+        return True
 
     def record(self, host: str, what: str, *more: Any) -> None:
         """Add to the trace. ``more`` is spelled later and must not change."""
