@@ -573,18 +573,28 @@ def test_two_signals_end_tail_with_3(
 # demo
 
 
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float | None, bool]]:
-    """Stand in for ``lanecache.demo``: without an end given, it asks itself to stop."""
-    calls: list[tuple[float | None, bool]] = []
+Shown = list[tuple[float | None, bool, bool]]
 
-    async def run_demo(seconds: float | None = None, redis: bool = False) -> int:
-        calls.append((seconds, redis))
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """Stand in for ``lanecache.demo``: without an end given, it asks itself to stop."""
+    calls: Shown = []
+
+    async def run_demo(
+        seconds: float | None = None,
+        *,
+        redis: bool = False,
+        recorded: bool = False,
+        compared: Callable[[bool], object] = lambda equal: None,
+    ) -> bool:
+        calls.append((seconds, redis, recorded))
+        if seconds == 13:
+            raise LanecacheError("a transaction did not arrive")
+        compared(seconds != 12)
         if seconds is None:
             await signalling(signal.SIGINT)()
-        if seconds == 13:
-            raise LanecacheError("the cache is not equal to the database")
-        return 0
+        return seconds != 12
 
     module = types.ModuleType("lanecache.demo")
     module.run_demo = run_demo  # type: ignore[attr-defined]
@@ -593,19 +603,20 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float | None, bool]]:
     return calls
 
 
-def test_the_demo_takes_its_time_and_its_cache(shown: list[tuple[float | None, bool]]) -> None:
+def test_the_demo_takes_its_time_its_cache_and_its_database(shown: Shown) -> None:
     assert main(["demo", "--seconds", "2.5", "--redis"]) == 0
-    assert main(["demo", "--seconds", "1"]) == 0
-    assert shown == [(2.5, True), (1.0, False)]
+    assert main(["demo", "--seconds", "1", "--recorded"]) == 0
+    assert shown == [(2.5, True, False), (1.0, False, True)]
 
 
 @pytest.mark.usefixtures("shown")
-def test_a_signal_ends_the_demo_with_0_and_a_failure_with_3(
+def test_a_signal_ends_the_demo_with_0_a_difference_with_1_and_a_failure_with_3(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["demo"]) == 0
+    assert main(["demo", "--seconds", "12"]) == 1
     assert main(["demo", "--seconds", "13"]) == 3
-    assert error_lines(capsys) == ["lanecache: the cache is not equal to the database"]
+    assert error_lines(capsys) == ["lanecache: a transaction did not arrive"]
 
 
 # failures

@@ -1,203 +1,261 @@
-"""Put the demonstration together: servers, shop, service, and the screen that shows them."""
+"""Put the demonstration together: database, shop, nodes, and the screen that shows them."""
 
 from __future__ import annotations
 
-import random
+import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
-import msgspec
 from rich.console import Console
 
-import lanecache
-from lanecache.demo.shop import LANES, Shop, Write, open_shop, read_shop
-from lanecache.demo.view import Scene, Screen, ShownWrite
+from lanecache.demo.databases import Database, RecordedDatabase, live_database
+from lanecache.demo.nodes import nodes
+from lanecache.demo.redis_follower import redis_follower
+from lanecache.demo.shop import OPENED_LAST
+from lanecache.demo.view import Place, Scene, Screen, State
 from lanecache.errors import LanecacheError
-from lanecache.servers import MariaDb, Redis, Session
+from lanecache.servers import MariaDb, Redis, ServerMissing
 
-WRITES_PER_S = 25.0
-# How finely the arrival of a transaction is measured.
-LOOK_INTERVAL_S = 0.0005
+NODES = 3
 ARRIVAL_MAX_S = 30.0
+START_MAX_S = 15.0
+ASK_INTERVAL_S = 0.02
+DIFFERENCES_SHOWN_MAX = 3
+_PRODUCT = "product:"
 
 
 class DemoFailed(LanecacheError):
-    """The cache was not equal to the database, or did not become so in time."""
+    """A transaction did not arrive in time."""
 
 
-class Cache(Protocol):
-    """How the demonstration looks into the cache, past lanecache."""
+class Follower(Protocol):
+    """Something that lanecache keeps true to the database, and how to look into it."""
 
-    async def get(self, keys: Sequence[str]) -> list[bytes | None]: ...
+    place: Place
 
-    async def keys(self) -> set[str]: ...
+    def touch(self, keys: Sequence[str]) -> None:
+        """Hear that a transaction has changed these keys."""
 
+    async def dump(self, keys: Sequence[str]) -> tuple[int, dict[str, Any]] | None:
+        """Give how many keys it holds, and the values of these that it holds; all of one instant.
 
-class MemoryCache:
-    """The sink ``memory:`` of a service."""
-
-    def __init__(self, sink: Any) -> None:
-        self._sink = sink
-
-    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self._sink.get(key) for key in keys]
-
-    async def keys(self) -> set[str]:
-        return set(self._sink.snapshot())
-
-
-class RedisCache:
-    """A Redis, asked as any reader would."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        return list(await self._client.mget(keys)) if keys else []
-
-    async def keys(self) -> set[str]:
-        found = [key.decode() async for key in self._client.scan_iter(count=1000)]
-        return {key for key in found if not key.startswith("lanecache:")}
+        ``None``: it cannot say now.
+        """
 
 
 async def run_demo(
-    seconds: float | None = None, redis: bool = False, *, console: Console | None = None
-) -> int:
-    """Show a database under live writes, and lanecache keeping a cache true to it.
+    seconds: float | None = None,
+    *,
+    redis: bool = False,
+    recorded: bool = False,
+    console: Console | None = None,
+    compared: Callable[[bool], object] = lambda equal: None,
+) -> bool:
+    """Show a shop's database under live writes, and lanecache keeping caches true to it.
 
-    The database is a private MariaDB; the cache is in this process, or a private Redis. At the end,
-    also when that is a cancellation, every key is compared with what ``SELECT`` gives. Nothing is
-    left behind.
+    The database is a private MariaDB, or a recorded binlog where none is installed; the caches are
+    the nodes of a cluster, each in a process of its own, or a private Redis. At the end, also when
+    that is a cancellation, every key in each of them is compared with the database. Nothing is left
+    behind.
 
     Args:
-        seconds: when to stop; ``None``: when it is cancelled.
+        seconds: when to stop; ``None``: when it is cancelled, or the recording is over.
         redis: whether the cache is a private Redis.
+        recorded: whether to play the recording in any case.
         console: where to show it; default: standard output.
+        compared: is told whether all were equal; when it is cancelled, nothing is returned.
 
     Returns:
-        The exit code 0.
+        Whether all were equal; what differed was said.
 
     Raises:
-        ServerMissing: MariaDB (or Redis) is not installed; nothing was started.
-        DemoFailed: the cache was not what it should be.
+        ServerMissing: Redis is wanted and not installed; nothing was started.
+        DemoFailed: a transaction did not arrive in time.
+        NodeFailed: a node gave up.
     """
     screen = Screen(console or Console())
-    database = MariaDb()
-    redis_server = Redis() if redis else None
     async with AsyncExitStack() as stack:
-        screen.say(f"Starting a private MariaDB {database.version}")
-        await stack.enter_async_context(database)
-        if redis_server is not None:
-            screen.say(f"Starting a private Redis {redis_server.version}")
-            await stack.enter_async_context(redis_server)
-            screen.say(f"To look into it: redis-cli -p {redis_server.port} --scan")
-        await open_shop(database)
-        config = {
-            "source": {"name": "demo", "url": database.url(), "start": "earliest"},
-            "sinks": {"main": {"url": redis_server.url() if redis_server else "memory:"}},
-            "lanes": LANES,
-        }
-        service = await stack.enter_async_context(lanecache.start(config))
-        session = await stack.enter_async_context(database.session())
-        cache: Cache
-        if redis_server is not None:
-            cache = RedisCache(await stack.enter_async_context(redis_server.client()))
-            scene = Scene(f"MariaDB {database.version}", f"Redis {redis_server.version}")
+        server = Redis() if redis else None
+        database = await stack.enter_async_context(_database(screen, recorded=recorded))
+        followers: Sequence[Follower]
+        if server is not None:
+            screen.say(f"Starting a private Redis {server.version}")
+            await stack.enter_async_context(server)
+            screen.say(f"To look into it: redis-cli -p {server.port} --scan")
+            scene = Scene(database.title, f"Redis {server.version}", [Place("Redis", "")])
+            follower = redis_follower(server, scene, database.source())
+            followers = [await stack.enter_async_context(follower)]
         else:
-            cache = MemoryCache(service.sinks["main"].target)
-            scene = Scene(f"MariaDB {database.version}", "in this process")
-        play = Play(scene, screen, cache, Shop(session, random.Random(1)))
+            screen.say(f"Starting a cluster of {NODES} processes")
+            places = [Place(f"node {number + 1}") for number in range(NODES)]
+            hint = "; kill -9 {pid} to see a node come back"
+            scene = Scene(database.title, f"a cluster of {NODES} processes", places, hint=hint)
+            places[0].note = "ingest"
+            followers = await stack.enter_async_context(nodes(scene, database.source()))
+        play = Play(scene, screen, database, followers)
         try:
-            with screen.showing(scene), anyio.move_on_after(seconds):
-                await play.run()
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), anyio.fail_after(ARRIVAL_MAX_S):
-                await _audit(service, session, cache, screen, scene)
-            raise
-        with anyio.fail_after(ARRIVAL_MAX_S):
-            await _audit(service, session, cache, screen, scene)
-    return 0
+            with screen.showing(scene):
+                await play.run(seconds)
+        finally:
+            if play.outcome is not None:
+                compared(play.outcome.equal)
+                for line in play.outcome.lines:
+                    screen.say(line)
+    return play.outcome is not None and play.outcome.equal
+
+
+@asynccontextmanager
+async def _database(screen: Screen, *, recorded: bool) -> AsyncIterator[Database]:
+    if not recorded:
+        try:
+            server = MariaDb()
+        except ServerMissing as error:
+            screen.say(f"{error}; until then, a recorded binlog is played")
+        else:
+            screen.say(f"Starting a private MariaDB {server.version}")
+            async with server, live_database(server) as live:
+                yield live
+            return
+    database = RecordedDatabase()
+    screen.say(f"Playing a recorded binlog of {database.server}")
+    yield database
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the comparison at the end has found, told for people."""
+
+    equal: bool
+    lines: list[str]
 
 
 class Play:
-    """The tasks of the demonstration: one writes, one waits for arrivals, one draws."""
+    """The tasks of the demonstration: one writes, one draws; and the comparison at its end."""
 
-    def __init__(self, scene: Scene, screen: Screen, cache: Cache, shop: Shop) -> None:
+    def __init__(
+        self, scene: Scene, screen: Screen, database: Database, followers: Sequence[Follower]
+    ) -> None:
+        self.outcome: Outcome | None = None
+        """What came out of it; ``None`` before its end."""
         self._scene = scene
         self._screen = screen
-        self._cache = cache
-        self._shop = shop
-        self._send, self._receive = anyio.create_memory_object_stream[
-            tuple[Write, ShownWrite, float]
-        ](100)
+        self._database = database
+        self._followers = followers
+        self._touched: dict[str, None] = {}
 
-    async def run(self) -> None:
-        """Play until it is cancelled."""
-        async with self._send, self._receive, anyio.create_task_group() as tasks:
-            tasks.start_soon(self._write, name="demo: customers")
-            tasks.start_soon(self._watch, name="demo: arrivals")
-            tasks.start_soon(self._draw, name="demo: screen")
+    async def run(self, seconds: float | None) -> None:
+        """Play for so long from the first transaction on, or until the recording is over; compare.
 
-    async def _write(self) -> None:
-        next_at = time.monotonic()
-        while True:
-            # Whole transactions only: a connection that is cancelled amid one cannot be used again.
-            with anyio.CancelScope(shield=True):
-                write = await self._shop.write()
-            now = time.monotonic()
-            shown = self._scene.wrote(write.text, write.committed, now)
+        A cancellation ends with a comparison too, once there was a commit.
+        """
+        async with anyio.create_task_group() as tasks:
+            drawing = anyio.CancelScope(shield=True)
+            tasks.start_soon(self._draw, drawing, name="demo: screen")
+            try:
+                # Latencies are to tell of lanecache, not of processes that start.
+                with anyio.move_on_after(START_MAX_S):
+                    while not self._ready():  # noqa: ASYNC110  other processes say so
+                        await anyio.sleep(ASK_INTERVAL_S)
+                with anyio.CancelScope() as scope:
+                    await self._write(scope, seconds)
+            except anyio.get_cancelled_exc_class():
+                failed = any(place.state is State.FAILED for place in self._scene.places)
+                if self._scene.committed_total and not failed:
+                    with anyio.CancelScope(shield=True):
+                        await self._end()
+                raise
+            else:
+                await self._end()
+            finally:
+                drawing.cancel()
+
+    def _ready(self) -> bool:
+        return all(place.state is State.READY for place in self._scene.places)
+
+    async def _write(self, scope: anyio.CancelScope, seconds: float | None) -> None:
+        """Do all transactions; the time that is given begins with the first."""
+        while (write := await self._database.write()) is not None:
+            if seconds is not None and scope.deadline == math.inf:
+                scope.deadline = anyio.current_time() + seconds
+            self._scene.wrote(write)
             if write.committed:
-                await self._send.send((write, shown, now))
-            next_at = max(next_at + 1 / WRITES_PER_S, now)
-            await anyio.sleep(next_at - now)
+                self._touched |= dict.fromkeys(write.keys)
+                for follower in self._followers:
+                    follower.touch(write.keys)
 
-    async def _watch(self) -> None:
-        """Measure from the end of each COMMIT to the moment that a reader of the cache sees it."""
-        async for write, shown, committed_at in self._receive:
-            key = f"product:{write.product_id}"
-            while not await self._has(key, write.revision):
-                if time.monotonic() - committed_at > ARRIVAL_MAX_S:
-                    raise DemoFailed(
-                        f"{key} did not arrive in the cache within {ARRIVAL_MAX_S:.0f} s"
-                    )
-                await anyio.sleep(LOOK_INTERVAL_S)
-            now = time.monotonic()
-            self._scene.arrived(shown, now - committed_at)
-            for touched in write.keys[-3:]:
-                self._scene.touch(touched, now)
+    async def _draw(self, scope: anyio.CancelScope) -> None:
+        ready_since = dict.fromkeys(self._scene.places, float("inf"))
+        with scope:
+            while True:
+                await anyio.sleep(self._screen.interval_s)
+                self._screen.draw(self._scene)
+                self._require_arrivals(ready_since)
 
-    async def _has(self, key: str, revision: int) -> bool:
-        (value,) = await self._cache.get([key])
-        return value is not None and int(msgspec.json.decode(value)["rev"]) >= revision
+    def _require_arrivals(self, ready_since: dict[Place, float]) -> None:
+        now = time.monotonic()
+        for place in self._scene.places:
+            up = place.state is State.READY
+            ready_since[place] = min(ready_since[place], now) if up else float("inf")
+            awaited_at = self._scene.oldest_awaited_at(place)
+            if awaited_at is not None and now - max(awaited_at, ready_since[place]) > ARRIVAL_MAX_S:
+                raise DemoFailed(
+                    f"a transaction did not arrive in {place.name} within {ARRIVAL_MAX_S:.0f} s"
+                )
 
-    async def _draw(self) -> None:
-        while True:
-            await anyio.sleep(self._screen.interval_s)
-            shown = list(self._scene.keys)
-            values = await self._cache.get(shown)
-            self._scene.keys_total = len(await self._cache.keys())
-            now = time.monotonic()
-            for key, value in zip(shown, values, strict=True):
-                decoded: Mapping[str, Any] | None = msgspec.json.decode(value) if value else None
-                self._scene.keys[key].update(decoded, now)
-            self._screen.draw(self._scene)
+    async def _end(self) -> None:
+        self.outcome = await self._compare()
+        self._screen.draw(self._scene)
+
+    async def _compare(self) -> Outcome:
+        """Compare every key in every place with the database, once the last commit is there."""
+        commits = self._scene.committed_total
+        asked = list({*self._touched, *await self._database.keys()})
+        deadline = anyio.current_time() + ARRIVAL_MAX_S
+        lines: list[str] = []
+        compared = 0
+        for follower in self._followers:
+            name = follower.place.name
+            reached, found = await self._reached(follower, commits, asked, deadline)
+            if found is None:
+                lines.append(f"{name} could not be asked within {ARRIVAL_MAX_S:.0f} s")
+                continue
+            keys, values = found
+            wanted = await self._database.rows(reached)
+            differing = [key for key in asked if values.get(key) != wanted.get(key)]
+            lines += [
+                f"{key} is {values.get(key)} in {name} and {wanted.get(key)} in the database"
+                for key in sorted(differing)[:DIFFERENCES_SHOWN_MAX]
+            ]
+            if keys != len(wanted):
+                lines.append(f"{name} holds {keys} keys, and the database has {len(wanted)}")
+            compared += len(wanted)
+        if lines:
+            return Outcome(False, lines)
+        places = f" in {len(self._followers)} nodes" if len(self._followers) > 1 else ""
+        return Outcome(True, [f"Compared {compared} keys{places} with the database: all are equal"])
+
+    async def _reached(
+        self, follower: Follower, commits: int, asked: Sequence[str], deadline: float
+    ) -> tuple[int, tuple[int, dict[str, Any]] | None]:
+        """Wait until a follower has so many commits; what it has by then is given in any case.
+
+        Gives how many commits it has (a recording goes on meanwhile), how many keys, and their
+        values, all of one instant: each commit raises one product's revision by one.
+        """
+        found: tuple[int, dict[str, Any]] | None = None
+        with anyio.CancelScope(deadline=deadline):
+            while True:
+                found = await follower.dump(asked) or found
+                reached = _commits(found[1]) if found is not None else 0
+                if found is not None and reached >= commits and OPENED_LAST in found[1]:
+                    return reached, found
+                await anyio.sleep(ASK_INTERVAL_S)
+        return commits, found
 
 
-async def _audit(
-    service: lanecache.Service, session: Session, cache: Cache, screen: Screen, scene: Scene
-) -> None:
-    """Compare the whole cache with the database, once the last commit has arrived."""
-    wanted = await read_shop(session)
-    await service.wait_for(await lanecache.commit_token(session.connection), sink="main")
-    keys = sorted(await cache.keys() | wanted.keys())
-    values = await cache.get(keys)
-    for key, value in zip(keys, values, strict=True):
-        found = None if value is None else msgspec.json.decode(value)
-        if found != wanted.get(key):
-            raise DemoFailed(f"{key} is {found} in the cache and {wanted.get(key)} in the database")
-    if not screen.in_place:  # there it has just been shown
-        screen.say(scene.line(time.monotonic()))
-    screen.say(f"Compared {len(keys)} keys with what SELECT gives: all are equal")
+def _commits(values: Mapping[str, Any]) -> int:
+    return sum(value["rev"] for key, value in values.items() if key.startswith(_PRODUCT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ TABLES = {
             placed_at DATETIME(3) NOT NULL
         )""",
 }
+# The row that `open_shop` inserts last.
+OPENED_LAST = f"customer:{len(CUSTOMERS)}"
 KEYS = {"product": "product:", "customer": "customer:", "orders": "order:"}
 
 # Each row as its JSON value in the cache: numbers as they are, decimals and times as text.
@@ -81,13 +84,16 @@ class Write:
     """One transaction that the shop has ended, told for people.
 
     ``product_id`` and ``revision`` say how to see that it has arrived: the product's revision in
-    the cache is at least this one. A rolled back one has none, and changes nothing.
+    the cache is at least this one; the sum of all products' revisions is the number of commits. A
+    rolled back one has none, and changes nothing. ``committed_at`` is when the database was told to
+    commit, by ``time.monotonic``, which all processes of a machine share.
     """
 
     text: str
     keys: tuple[str, ...]
     product_id: int = 0
     revision: int = 0
+    committed_at: float = 0.0
 
     @property
     def committed(self) -> bool:
@@ -167,10 +173,11 @@ class Shop:
         if roll_back:
             await session.execute("ROLLBACK")
             return Write(f"{text}, and the card is refused", keys)
+        committed_at = time.monotonic()
         await session.execute("COMMIT")
         self._orders.append((order, product))
         self._status[order] = 0
-        return Write(text, keys, product, self._revised(product))
+        return Write(text, keys, product, self._revised(product), committed_at)
 
     async def _move_on(self) -> Write:
         order, product = self._chance.choice(
@@ -211,8 +218,10 @@ class Shop:
         await self._session.execute(
             "UPDATE shop.product SET rev = rev + 1 WHERE id = %s", (product,)
         )
+        committed_at = time.monotonic()
         await self._session.execute("COMMIT")
-        return Write(text, (*keys, f"product:{product}"), product, self._revised(product))
+        keys = (*keys, f"product:{product}")
+        return Write(text, keys, product, self._revised(product), committed_at)
 
     def _revised(self, product: int) -> int:
         self._revisions[product] += 1

@@ -97,7 +97,9 @@ class Ingest:
         self.server: Server | BinlogFiles
         if is_file_url(self._source.url):
             self.server = BinlogFiles(
-                self._source.url, event_bytes_max=config.limits.event_bytes_max
+                self._source.url,
+                event_bytes_max=config.limits.event_bytes_max,
+                shift_s=self._source.replay_shift_s,
             )
             self._where = self.server.where
         else:

@@ -354,12 +354,31 @@ def transaction_gtid(kind: int, event: bytes, server_id: int, *, checksummed: bo
     Raises:
         BinlogError: the event is damaged.
     """
+    return _parse_start(kind, event, server_id, checksummed=checksummed).gtid
+
+
+def transaction_start(event: bytes, *, checksummed: bool) -> b.TransactionStart | None:
+    """Read an event that opens a transaction; any other one gives ``None``.
+
+    Raises:
+        BinlogError: the event is damaged.
+    """
+    kind = event[_KIND_AT]
+    if kind not in _TRANSACTION_STARTS:
+        return None
+    server_id = int.from_bytes(event[5:9], "little")
+    return _parse_start(kind, event, server_id, checksummed=checksummed)
+
+
+def _parse_start(
+    kind: int, event: bytes, server_id: int, *, checksummed: bool
+) -> b.TransactionStart:
     body = event[b.HEADER_BYTES : len(event) - (b.CHECKSUM_BYTES if checksummed else 0)]
     if kind == b.MARIADB_GTID:
-        return b.parse_mariadb_gtid(body, server_id).gtid
+        return b.parse_mariadb_gtid(body, server_id)
     if kind == b.GTID_TAGGED:
-        return b.parse_tagged_gtid(body).gtid
-    return b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID).gtid
+        return b.parse_tagged_gtid(body)
+    return b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID)
 
 
 def covers(gtids: GtidSet, gtid: Gtid) -> bool:

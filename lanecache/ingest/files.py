@@ -34,6 +34,7 @@ from lanecache.ingest.file_stream import (
     WholeEvents,
     transaction_gtid,
 )
+from lanecache.ingest.paced_stream import PacedStream
 from lanecache.operation import Position
 
 SCHEME = "file://"
@@ -163,14 +164,23 @@ class BinlogFiles:
     ``SourceError`` with one sentence where a file cannot be read or is no readable binlog.
     """
 
-    def __init__(self, url: str, *, event_bytes_max: int = 2**30) -> None:
+    def __init__(
+        self, url: str, *, event_bytes_max: int = 2**30, shift_s: float | None = None
+    ) -> None:
         """Look at the URL's form; nothing is opened yet.
+
+        Args:
+            url: as ``find_files`` takes it.
+            event_bytes_max: of a longer event only the front is read.
+            shift_s: play at the pace at which the files were written, moved by so much; ``None``:
+                as fast as can be.
 
         Raises:
             ConfigError: it is no URL of files.
         """
         self._url = url
         self._event_bytes_max = event_bytes_max
+        self._shift_s = shift_s
         self.where = ", ".join(_patterns(url))
 
     async def close(self) -> None:
@@ -291,12 +301,11 @@ class BinlogFiles:
         files = await self.files()
         index, skip = _locate(files, position, self.where)
         places = [StartPlace(file.path, file.before) for file in files[index:]]
-        return FileStream(
-            places,
-            skip,
-            reached if uses_gtids(files) else lambda: None,
-            event_bytes_max=self._event_bytes_max,
-        )
+        reached = reached if uses_gtids(files) else lambda: None
+        limit = self._event_bytes_max
+        if self._shift_s is None:
+            return FileStream(places, skip, reached, event_bytes_max=limit)
+        return PacedStream(places, skip, reached, event_bytes_max=limit, shift_s=self._shift_s)
 
 
 def uses_gtids(files: Iterable[BinlogFile]) -> bool:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from uuid import UUID
 
 from lanecache.ingest import binlog as b
 from lanecache.ingest.protocol import Block
 
+COMMITTED_AT = 1_700_000_000
+"""What events say of their time, unless they are told otherwise."""
+
+_MAGIC = b"\xfebin"
 _MARIADB_TYPES = 171
 _MYSQL_TYPES = 42
 _LONG, _VARCHAR = 3, 15
 
 
 class BinlogBuilder:
-    """Collects events; ``block()`` gives them as a block, ``take()`` the bytes of a file.
+    """Collects events; ``save()`` writes them to a file, ``block()`` gives them as a block.
 
     Args:
         mariadb: whose events to write.
@@ -45,7 +50,7 @@ class BinlogBuilder:
         body: bytes,
         *,
         flags: int = 0,
-        timestamp: int = 1_700_000_000,
+        timestamp: int = COMMITTED_AT,
         next_position: int | None = None,
         checksum: bytes | None = None,
     ) -> None:
@@ -77,15 +82,21 @@ class BinlogBuilder:
         self.file = file
         self._offset = offset
 
-    def gtid(self, number: int | None = None, *, standalone: bool = False) -> None:
-        """Add the GTID event that opens a transaction."""
+    def gtid(
+        self,
+        number: int | None = None,
+        *,
+        standalone: bool = False,
+        committed_at: float = COMMITTED_AT,
+    ) -> None:
+        """Add the GTID event that opens a transaction; ``committed_at`` is seconds since 1970."""
         self._numbers = self._numbers + 1 if number is None else number
         if self.mariadb:
             body = struct.pack("<QIB", self._numbers, 0, 1 if standalone else 0) + bytes(6)
-            self.event(b.MARIADB_GTID, body)
+            self.event(b.MARIADB_GTID, body, timestamp=int(committed_at))
             return
         body = bytes([0]) + SOURCE_UUID.bytes + struct.pack("<Q", self._numbers)
-        body += bytes([2]) + bytes(16) + (1_700_000_000_000_000).to_bytes(7, "little")
+        body += bytes([2]) + bytes(16) + round(committed_at * 1e6).to_bytes(7, "little")
         self.event(b.GTID, body)
 
     def query(self, sql: str, schema: str = "shop") -> None:
@@ -94,9 +105,9 @@ class BinlogBuilder:
         body = struct.pack("<IIBHH", 1, 0, len(name), 0, 0) + name + b"\0" + sql.encode()
         self.event(b.QUERY, body)
 
-    def begin(self) -> None:
+    def begin(self, committed_at: float = COMMITTED_AT) -> None:
         """Open a transaction as the server does."""
-        self.gtid()
+        self.gtid(committed_at=committed_at)
         if not self.mariadb:
             self.query("BEGIN")
 
@@ -163,9 +174,13 @@ class BinlogBuilder:
                     body += struct.pack("<H", len(text)) + text
         self.event(codes[0] if self.mariadb else codes[1], body + body_tail)
 
-    def transaction(self, *rows: tuple[str, Sequence[Sequence[int | str | None]]]) -> None:
+    def transaction(
+        self,
+        *rows: tuple[str, Sequence[Sequence[int | str | None]]],
+        committed_at: float = COMMITTED_AT,
+    ) -> None:
         """Add a whole transaction on the default table: ``(kind, images)`` for each rows event."""
-        self.begin()
+        self.begin(committed_at)
         for kind, images in rows:
             self.table()
             self.rows(kind, *images)
@@ -175,6 +190,16 @@ class BinlogBuilder:
         """Give the events that were added since the last call."""
         events, self._events = self._events, []
         return events
+
+    def save(self, folder: Path) -> str:
+        """Write the events that were added since the last call as a file; give its URL.
+
+        The file is named as ``file``. A service reads it with ``source = {"url": …}``, and ends at
+        its end.
+        """
+        path = folder / self.file
+        path.write_bytes(_MAGIC + b"".join(self.take()))
+        return path.resolve().as_uri()
 
     def block(self) -> Block:
         """Give the events that were added since the last call, as the protocol would."""
