@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -14,22 +15,29 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def benchmark_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the benchmarks' modules be imported, as their programs do."""
+def benchmark_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the benchmarks' modules be imported, as their programs do; others have their names."""
+    names = [path.stem for path in FOLDER.glob("*.py")]
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(others)
 
 
 def load(name: str) -> ModuleType:
     return __import__(name)
 
 
-@pytest.mark.parametrize("name", ["ingest", "latency", "soak", "decode"])
+@pytest.mark.parametrize("name", ["ingest", "latency", "soak", "decode", "cluster"])
 def test_a_wrong_option_is_one_clear_sentence_and_status_2(name):
     wrong = {
         "ingest": ["--cases", "orders:0"],
         "latency": ["--databases", "oracle"],
         "soak": ["--rows", "1"],
         "decode": ["--check", "no such case"],
+        "cluster": ["--rounds", "0"],
     }[name]
     run = subprocess.run(
         [sys.executable, str(FOLDER / f"{name}.py"), *wrong],
@@ -135,3 +143,42 @@ def test_the_kept_figures_are_of_all_cases():
     names = {case.name for case in load("decode").CASES}
     for figures in json.loads((FOLDER / "decode.json").read_text()).values():
         assert set(figures["cases"]) == names
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+async def test_sets_are_measured_on_a_real_cluster_and_make_a_page(monkeypatch, tmp_path):
+    cluster = load("cluster")
+    monkeypatch.setattr(cluster, "SETTLE_S", 0.0)
+    monkeypatch.setattr(cluster, "NODES", 2)
+    monkeypatch.setattr(cluster, "WRITES", {"ten a turn": (10, True)})
+    arguments = ["--parts", "write", "--rounds", "1", "--seconds", "0.05"]
+    arguments += ["--results", str(tmp_path)]
+    assert await cluster.main(cluster.parse_arguments(arguments), "the command") == 0
+    result = json.loads((tmp_path / "cluster.json").read_text())
+    (run,) = result["write"]["ten a turn"]
+    assert run["sets"] % 10 == 1
+    assert run["sets_s"] == pytest.approx(run["sets"] / run["seconds"])
+    page = (tmp_path / "cluster.md").read_text()
+    assert "the command" in page
+    assert f"| ten a turn | {run['sets_s']:,.0f} |" in page
+    assert ElementTree.parse(tmp_path / "cluster.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+async def test_a_node_that_holds_something_else_ends_the_measuring():
+    nodes, cluster = load("cluster_nodes"), load("cluster")
+    async with nodes.Fleet(1) as fleet:
+        (node,) = await fleet.start(1)
+        await node.call("fill", 3)
+        await cluster._check_same(fleet, 3)
+        with pytest.raises(nodes.CallFailed, match="4 entries were written"):
+            await cluster._check_same(fleet, 4)
+        with pytest.raises(nodes.CallFailed, match="no_such_call"):
+            await node.call("no_such_call")
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_a_kept_command_names_no_place_of_the_machine():
+    words = ["--rounds", "3", "--results", "/home/me/results", "--bcache", "/home/me/bcache"]
+    shown = load("cluster").command_line(words)
+    assert shown == "python benchmarks/cluster.py --rounds 3 --bcache …/bcache"
