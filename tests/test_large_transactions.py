@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from chaos import (
     ChaosWriter,
     cached,
@@ -29,7 +28,7 @@ from exactness import Runner
 from redis.exceptions import RedisError
 
 import lanecache
-from lanecache.servers import DatabaseServer, MariaDb, MySql, Redis
+from lanecache.servers import DatabaseServer, MariaDb, Redis
 from lanecache.testing.plugin import NewServer
 from lanecache.testing.proxy import Direction, FaultProxy
 
@@ -159,16 +158,16 @@ async def rewrite_rows(database: DatabaseServer, schema: str, body_bytes: int) -
         )
 
 
-@pytest.mark.parametrize("kind", [MariaDb, MySql])
 async def test_a_transaction_of_a_gibibyte_takes_little_memory_and_shows_no_mix(
-    kind: type[DatabaseServer], new_server: NewServer, tmp_path: Path
+    new_server: NewServer, tmp_path: Path
 ) -> None:
-    options = {"innodb_buffer_pool_size": 2**29, "innodb_doublewrite": False}
-    if kind is MariaDb:
-        options["innodb_log_file_size"] = 2**30
-    else:
-        options["innodb_redo_log_capacity"] = 2**30
-    database = await new_server(kind, options=options)
+    # On one of the two servers: the smaller ones below run on both, and it takes half a minute.
+    options = {
+        "innodb_buffer_pool_size": 2**29,
+        "innodb_doublewrite": False,
+        "innodb_log_file_size": 2**30,
+    }
+    database = await new_server(MariaDb, options=options)
     redis = await new_server(Redis)
     config = tmp_path / "large.toml"
     text = config_text(
