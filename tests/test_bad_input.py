@@ -636,7 +636,7 @@ async def test_garbage_in_the_binlog_is_recovered_from(
         config = write_config(tmp_path, url, redis_server.url(), [lane(schema)])
         with Lanecache(tmp_path, "run", config) as process:
             await process.wait_logged("streaming from")
-            for number in range(3):
+            for number in range(100):
                 proxy.inject(garbage)
                 await database.execute(f"INSERT INTO {schema}.t VALUES ({number})")
                 await eventually(
@@ -644,6 +644,9 @@ async def test_garbage_in_the_binlog_is_recovered_from(
                     {"id": number},
                     process,
                 )
+                # It may have come to the other connection, which asks the database something.
+                if number >= 2 and "trying again" in process.err:
+                    break
             await process.wait_logged("trying again", "back, streaming from")
             ended = await process.end()
     assert ended.code == 0, ended.err
