@@ -73,10 +73,6 @@ class Tombstones:
         record = self.keys.records.get(key)
         return max(NOTHING if record is None else record.order, self.prefixes.of(key))
 
-    def over_tags(self, tags: Iterable[str]) -> Order:
-        """Give the order of the latest invalidation of any of some tags."""
-        return self.tags.of(tags)
-
     def bound(self) -> None:
         """Drop the oldest ones of keys until there are not too many."""
         while len(self) > self._most and self.keys.records:

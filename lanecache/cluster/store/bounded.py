@@ -69,6 +69,7 @@ class Store(abc.ABC):
 
     overhead_bytes: ClassVar[int]
     get: Callable[..., Any]
+    _items: dict[str, Item]
     _reads: Callable[[], tuple[int, int]]
     _set_horizon: Callable[[float], None]
 
@@ -98,11 +99,12 @@ class Store(abc.ABC):
         self._is_current = is_current
         self._deadlines = Deadlines()
         self._sets = self._evictions = self._expirations = self._invalidations = 0
+        self._begin()
 
     @property
-    @abc.abstractmethod
     def entries(self) -> int:
         """Count the items held."""
+        return len(self._items)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Give what is held of some keys, in their order; as so many calls of ``get``."""
@@ -114,27 +116,27 @@ class Store(abc.ABC):
 
         One that has expired, or is not current, is let go of and is None.
         """
-        item = self._find(key)
+        item = self.find(key)
         return item if item is None or item.until > HORIZON_MAX else self._look_closer(key, item)
 
     def held(self, key: str) -> Item | None:
         """Give the item of a key without counting, an expired one too that is kept for fills."""
-        item = self._find(key)
+        item = self.find(key)
         if item is None or self.peek(key) is item:
             return item
-        item = self._find(key)  # let go of, unless it is kept
+        item = self.find(key)  # let go of, unless it is kept
         if item is None or not item.tags or self._is_current is None or self._is_current(item):
             return item
         return None
 
     def find(self, key: str) -> Item | None:
         """Give what is in the tables for a key, whether it may be handed out or not."""
-        return self._find(key)
+        return self._items.get(key)
 
     def all_items(self) -> list[tuple[str, Item]]:
         """List what is in the tables, the coldest first, whether it may be handed out or not."""
-        find = self._find
-        return [(key, item) for key in self._keys() if (item := find(key)) is not None]
+        items = self._items
+        return [(key, items[key]) for key in self._keys()]
 
     def put(self, key: str, item: Item, *, warm: bool) -> None:
         """Hold an item, which is in no store yet, in place of what is held for the key.
@@ -168,7 +170,7 @@ class Store(abc.ABC):
         Call it for the hottest item first, so that they end in the sender's order. A new one for
         which there is no room is evicted at once, and nothing goes for it.
         """
-        if self._find(key) is not None:
+        if self.find(key) is not None:
             self.put(key, item, warm=False)
             return
         charge = charge_of(key, item.size_bytes, item.tags, self.overhead_bytes)
@@ -280,8 +282,8 @@ class Store(abc.ABC):
             self._deadlines.drop(key, end)
 
     @abc.abstractmethod
-    def _find(self, key: str) -> Item | None:
-        """Look up."""
+    def _begin(self) -> None:
+        """Make the tables, ``_items`` among them, and ``get``."""
 
     @abc.abstractmethod
     def _keys(self) -> list[str]:

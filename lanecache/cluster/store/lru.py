@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lanecache.cluster.store.bounded import HORIZON_MAX, Forgotten, IsCurrent, Store
+from lanecache.cluster.store.bounded import HORIZON_MAX, Store
 
 if TYPE_CHECKING:
     from lanecache.cluster.store.item import Item
@@ -16,28 +15,10 @@ class LruStore(Store):
     """Exactly the least recently used goes. A use is a hit of ``get`` or a warm ``put``."""
 
     overhead_bytes = 512
+    _items: OrderedDict[str, Item]  # coldest first
 
-    def __init__(
-        self,
-        *,
-        keys_max: int,
-        bytes_max: int,
-        clock: Callable[[], float],
-        forgotten: Forgotten | None = None,
-        is_current: IsCurrent | None = None,
-    ) -> None:
-        """Begin empty; the arguments are those of ``Store``."""
-        super().__init__(
-            keys_max=keys_max,
-            bytes_max=bytes_max,
-            clock=clock,
-            forgotten=forgotten,
-            is_current=is_current,
-        )
-        self._items: OrderedDict[str, Item] = OrderedDict()  # coldest first
-        self._make_get()
-
-    def _make_get(self) -> None:
+    def _begin(self) -> None:
+        self._items = OrderedDict()
         hits = misses = 0
         horizon = HORIZON_MAX
         items, touch, clock = self._items, self._items.move_to_end, self._clock
@@ -72,14 +53,6 @@ class LruStore(Store):
         self.get = get
         self._set_horizon = set_horizon
         self._reads = lambda: (hits, misses)
-
-    @property
-    def entries(self) -> int:
-        """Count the items held."""
-        return len(self._items)
-
-    def _find(self, key: str) -> Item | None:
-        return self._items.get(key)
 
     def _keys(self) -> list[str]:
         return list(self._items)

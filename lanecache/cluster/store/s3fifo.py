@@ -13,10 +13,9 @@ it counts up to three in the item, and a hot item's hit writes nothing at all.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lanecache.cluster.store.bounded import HORIZON_MAX, Forgotten, IsCurrent, Store
+from lanecache.cluster.store.bounded import HORIZON_MAX, Store
 
 if TYPE_CHECKING:
     from lanecache.cluster.store.item import Item
@@ -71,33 +70,14 @@ class S3FifoStore(Store):
 
     overhead_bytes = 768  # two ghosts take 170 of them
 
-    def __init__(
-        self,
-        *,
-        keys_max: int,
-        bytes_max: int,
-        clock: Callable[[], float],
-        forgotten: Forgotten | None = None,
-        is_current: IsCurrent | None = None,
-    ) -> None:
-        """Begin empty; the arguments are those of ``Store``."""
-        super().__init__(
-            keys_max=keys_max,
-            bytes_max=bytes_max,
-            clock=clock,
-            forgotten=forgotten,
-            is_current=is_current,
-        )
-        self._items: dict[str, Item] = {}  # of both queues
+    def _begin(self) -> None:
+        self._items = {}  # of both queues
         # Ordered dicts, oldest first: taking the first of a plain one passes over the holes of all
         # that went before it, and taking one out of the middle of a deque takes a search.
         self._small: OrderedDict[str, None] = OrderedDict()
         self._main: OrderedDict[str, None] = OrderedDict()
         self._small_bytes = 0
         self._ghosts = Ghosts()
-        self._make_get()
-
-    def _make_get(self) -> None:
         hits = misses = 0
         horizon = HORIZON_MAX
         find, clock = self._items.get, self._clock
@@ -129,14 +109,6 @@ class S3FifoStore(Store):
         self.get = get
         self._set_horizon = set_horizon
         self._reads = lambda: (hits, misses)
-
-    @property
-    def entries(self) -> int:
-        """Count the items held."""
-        return len(self._items)
-
-    def _find(self, key: str) -> Item | None:
-        return self._items.get(key)
 
     def _keys(self) -> list[str]:
         return [*self._small, *self._main]
