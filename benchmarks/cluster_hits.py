@@ -39,7 +39,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from cluster_traces import SHARES, generated, ratios, read_traces  # noqa: E402
 from plot import Bar, bars  # noqa: E402
-from report import conditions, keep, preamble, progress, spread, versions  # noqa: E402
+from report import conditions, keep, preamble, progress, ranged, spread, versions  # noqa: E402
 
 DISTRIBUTIONS = (
     "lanecache", "cachetools", "cashews", "theine", "cachebox", "lru-dict", "moka-py",
@@ -244,7 +244,7 @@ def sections(result: Mapping[str, Any]) -> list[str]:
             "|---|---:|---:|",
         ]
         for name, figures in work["caches"].items():
-            lines.append(f"| {name} | {_range(figures['ns'], 0)} | {_range(figures['ratio'], 1)} |")
+            lines.append(f"| {name} | {ranged(figures['ns'], 0)} | {ranged(figures['ratio'], 1)} |")
         lines += [f"| {name} | {why} | |" for name, why in work["absent"].items()]
     if result["ratios"]:
         lines += ["", *_ratios(result["ratios"])]
@@ -273,11 +273,6 @@ def _ratios(found: Sequence[Mapping[str, Any]]) -> list[str]:
     lines += ["", *(f"- *{trace['trace']}*: {trace['about']}." for trace in found)]
     absent = {name: why for trace in found for name, why in trace["absent"].items()}
     return lines + [f"- {name}: {why}." for name, why in absent.items()]
-
-
-def _range(figures: Sequence[float], digits: int) -> str:
-    median, least, greatest = (f"{figure:,.{digits}f}" for figure in figures)
-    return f"{median} [{least}–{greatest}]"
 
 
 def picture(result: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import cluster_hits
 from plot import Bar, bars
-from report import preamble, spread
+from report import preamble, ranged, spread
 
 SETS_S_WANTED = 20_000
 BCACHE_SETS_S = (50_000, 56_000)  # three nodes in one Go process, measured before and elsewhere
@@ -64,14 +64,14 @@ def _write(result: Mapping[str, Any]) -> list[str]:
     for name, runs in result["write"].items():
         reads = _of(runs, "reads_s")
         lines.append(
-            f"| {name} | {_range(_of(runs, 'sets_s'))} | {_range(_of(runs, 'writer_us'), 1)}"
-            f" | {_range(_of(runs, 'receiver_us'), 1)} | {_range(reads) if reads[0] else '–'} |"
+            f"| {name} | {ranged(_of(runs, 'sets_s'))} | {ranged(_of(runs, 'writer_us'), 1)}"
+            f" | {ranged(_of(runs, 'receiver_us'), 1)} | {ranged(reads) if reads[0] else '–'} |"
         )
     if result["bcache"]:
         runs = result["bcache"]
         lines.append(
             f"| bcache, three nodes in one process"
-            f" | {_range(_of(runs, 'sets_s'))} | {_range(_of(runs, 'cpu_us'), 1)}, all three | | |"
+            f" | {ranged(_of(runs, 'sets_s'))} | {ranged(_of(runs, 'cpu_us'), 1)}, all three | | |"
         )
     else:
         least, greatest = BCACHE_SETS_S
@@ -95,7 +95,7 @@ def _propagation(result: Mapping[str, Any]) -> list[str]:
         "",
         f"| | {' | '.join(SHOWN_PERCENTILES)} |",
         f"|---|{'---:|' * len(SHOWN_PERCENTILES)}",
-        f"| ms | {' | '.join(_range(_of(runs, each), 2) for each in SHOWN_PERCENTILES)} |",
+        f"| ms | {' | '.join(ranged(_of(runs, each), 2) for each in SHOWN_PERCENTILES)} |",
     ]
 
 
@@ -115,7 +115,7 @@ def _join(result: Mapping[str, Any]) -> list[str]:
         ("ready_s", "it is ready"),
         ("all_s", "it holds all keys"),
     ]:
-        lines.append(f"| {text} | {_range(_of(runs, field), 2)} |")
+        lines.append(f"| {text} | {ranged(_of(runs, field), 2)} |")
     return lines
 
 
@@ -126,7 +126,7 @@ def _memory(result: Mapping[str, Any]) -> list[str]:
         "## Memory",
         "",
         f"Resident, with {result['keys']:,} items of 11 + 100 bytes. An empty node has"
-        f" {_range(empty)} MB. What is *counted* is what `bytes_max` bounds.",
+        f" {ranged(empty)} MB. What is *counted* is what `bytes_max` bounds.",
         "",
         "| node | MB | grown by | recent entries (`ring_bytes_max`), counted"
         " | items, counted | bytes an item, counted | ... measured, entries taken off |",
@@ -135,12 +135,12 @@ def _memory(result: Mapping[str, Any]) -> list[str]:
     for name in runs[0]["nodes"]:
         nodes = [run["nodes"][name] for run in runs]
         figures = [
-            _range(spread(node["rss_bytes"] / 1e6 for node in nodes)),
-            _range(spread(node["grown_bytes"] / 1e6 for node in nodes)),
-            _range(spread(node["ring_bytes"] / 1e6 for node in nodes)),
-            _range(spread(node["store_bytes"] / 1e6 for node in nodes)),
-            _range(spread(node["store_bytes"] / node["entries"] for node in nodes)),
-            _range(spread((n["grown_bytes"] - n["ring_bytes"]) / n["entries"] for n in nodes)),
+            ranged(spread(node["rss_bytes"] / 1e6 for node in nodes)),
+            ranged(spread(node["grown_bytes"] / 1e6 for node in nodes)),
+            ranged(spread(node["ring_bytes"] / 1e6 for node in nodes)),
+            ranged(spread(node["store_bytes"] / 1e6 for node in nodes)),
+            ranged(spread(node["store_bytes"] / node["entries"] for node in nodes)),
+            ranged(spread((n["grown_bytes"] - n["ring_bytes"]) / n["entries"] for n in nodes)),
         ]
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return lines
@@ -161,13 +161,13 @@ def _ingest(result: Mapping[str, Any]) -> list[str]:
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     figures = [
-        _range(_of(runs, "rows_s")),
-        _range(_of(runs, "seconds"), 2),
-        _range(_of(runs, "started_s"), 2),
-        _range(spread(run["cpu_s"][-1] for run in runs), 2),
-        _range(spread(each for run in runs for each in run["cpu_s"][:-1]), 2),
-        _range(spread(run["rss_bytes"][-1] / 1e6 for run in runs)),
-        _range(spread(each / 1e6 for run in runs for each in run["rss_bytes"][:-1])),
+        ranged(_of(runs, "rows_s")),
+        ranged(_of(runs, "seconds"), 2),
+        ranged(_of(runs, "started_s"), 2),
+        ranged(spread(run["cpu_s"][-1] for run in runs), 2),
+        ranged(spread(each for run in runs for each in run["cpu_s"][:-1]), 2),
+        ranged(spread(run["rss_bytes"][-1] / 1e6 for run in runs)),
+        ranged(spread(each / 1e6 for run in runs for each in run["rss_bytes"][:-1])),
     ]
     lines.append(f"| {' | '.join(figures)} |")
     return lines
@@ -215,8 +215,3 @@ def _least(wanted: float) -> Bar:
 
 def _of(runs: Iterable[Mapping[str, Any]], field: str) -> list[float]:
     return spread(run[field] for run in runs)
-
-
-def _range(figures: Sequence[float], digits: int = 0) -> str:
-    shown = [f"{figure:,.{digits}f}" for figure in figures]
-    return shown[0] if shown[1] == shown[2] else f"{shown[0]} [{shown[1]}–{shown[2]}]"

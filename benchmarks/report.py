@@ -125,6 +125,12 @@ def spread(values: Iterable[float]) -> list[float]:
     return [statistics.median(numbers), min(numbers), max(numbers)]
 
 
+def ranged(figures: Iterable[float], digits: int = 0, *, unit: float = 1.0) -> str:
+    """Spell a ``spread``: the median, and what lies around it."""
+    median, least, greatest = (f"{figure / unit:,.{digits}f}" for figure in figures)
+    return median if least == greatest else f"{median} [{least}–{greatest}]"
+
+
 def ingest_page(result: Mapping[str, Any], picture: str) -> str:
     """Write the result of ``ingest.py`` as Markdown, with the name of its picture."""
     lines = [
@@ -210,12 +216,12 @@ def _case(case: Mapping[str, Any]) -> list[str]:
     for name, figures in case["readers"].items():
         cells = [
             READERS[name].title,
-            _range(figures["rows_s"], 1e3),
+            ranged(figures["rows_s"], 1, unit=1e3),
             f"{figures['rows_net_s'] / 1e3:.1f}" if figures["rows_net_s"] else "–",
             _ratio(case, name, "{:.1f}"),
-            _range(figures["transactions_s"], 1e3),
-            _range(figures["cpu_s"], 1, 2),
-            _range(figures["peak_bytes"], 1e6, 0),
+            ranged(figures["transactions_s"], 1, unit=1e3),
+            ranged(figures["cpu_s"], 2),
+            ranged(figures["peak_bytes"], unit=1e6),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -223,11 +229,6 @@ def _case(case: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["", *case["remarks"]]
     return lines
-
-
-def _range(figures: Sequence[float], unit: float, digits: int = 1) -> str:
-    median, least, greatest = (f"{figure / unit:.{digits}f}" for figure in figures)
-    return median if least == greatest else f"{median} [{least}–{greatest}]"
 
 
 def progress(text: str) -> None:
