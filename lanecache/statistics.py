@@ -206,6 +206,15 @@ def not_ready_because(
     return ""
 
 
+def bytes_text(size: float) -> str:
+    """Spell a number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
 def node_not_ready_because(cluster: ClusterStatistics) -> str:
     """Say in one sentence what a node waits for; give ``""`` when it is ready."""
     if not cluster.members:

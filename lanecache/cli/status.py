@@ -16,6 +16,7 @@ from lanecache.cluster.resolving import ResolveError, Resolver
 from lanecache.cluster.settings import PRESETS
 from lanecache.config import ClusterConfig, load_config, parse_place
 from lanecache.errors import ClusterError, ConfigError
+from lanecache.statistics import bytes_text
 
 if TYPE_CHECKING:
     from lanecache.cluster.status import MemberStatus, Status
@@ -120,8 +121,8 @@ def _held(status: Status) -> list[str]:
     cache = status.cache
     ratio = "" if cache.hit_ratio is None else f" ({cache.hit_ratio:.1%})"
     lines = [
-        f"{cache.entries:,} of {cache.keys_max:,} keys, {_bytes(cache.bytes)} of"
-        f" {_bytes(cache.bytes_max)}; {cache.hits:,} hits of {cache.gets:,} gets{ratio};"
+        f"{cache.entries:,} of {cache.keys_max:,} keys, {bytes_text(cache.bytes)} of"
+        f" {bytes_text(cache.bytes_max)}; {cache.hits:,} hits of {cache.gets:,} gets{ratio};"
         f" {cache.sets:,} sets, {cache.evictions:,} evicted, {cache.expirations:,} expired"
     ]
     for source in status.sources:
@@ -140,19 +141,11 @@ def _links(status: Status) -> list[str]:
                 link.address,
                 "yes" if link.linked else "no",
                 f"{link.lag_entries:,}",
-                _bytes(link.queue_bytes),
+                bytes_text(link.queue_bytes),
                 f"{link.repairs:,}",
             )
         )
     return _aligned(rows)
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
 
 
 def _table(status: Status) -> list[str]:

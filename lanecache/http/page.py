@@ -13,6 +13,7 @@ from lanecache.statistics import (
     SinkStatistics,
     SourceStatistics,
     Statistics,
+    bytes_text,
 )
 
 REFRESH_S = 2
@@ -84,7 +85,7 @@ def _source(source: SourceStatistics, now: float) -> str:
         ("Transactions", f"{source.transactions:,}"),
         ("Row changes", f"{source.rows:,}"),
         ("Events", f"{source.events:,} ({source.skipped:,} of tables without a lane)"),
-        ("Binlog read", _bytes(source.bytes)),
+        ("Binlog read", bytes_text(source.bytes)),
         ("Reconnects", f"{source.reconnects:,}"),
     ]
     if source.last_error:
@@ -96,14 +97,15 @@ def _sinks(sinks: Iterable[tuple[str, SinkStatistics]], now: float) -> str:
     rows = []
     for name, sink in sinks:
         share = sink.queue_bytes / sink.queue_bytes_max if sink.queue_bytes_max else 0.0
+        queue = f"{bytes_text(sink.queue_bytes)} of {bytes_text(sink.queue_bytes_max)}"
         error = f'<br><span class="error">{escape(sink.last_error)}</span>'
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th>'
             f"<td>{_state(sink.state)}{error if sink.last_error else ''}</td>"
             f'<td class="number">{sink.transactions:,}</td>'
             f'<td class="number">{sink.operations:,}</td>'
-            f'<td class="number">{_bytes(sink.bytes)}</td>'
-            f'<td class="number">{_bytes(sink.queue_bytes)} of {_bytes(sink.queue_bytes_max)} '
+            f'<td class="number">{bytes_text(sink.bytes)}</td>'
+            f'<td class="number">{queue} '
             f'<meter min="0" max="1" high="0.8" value="{min(share, 1.0):.3f}"></meter></td>'
             f'<td class="number">{_duration(sink.waiting_s)}</td>'
             f"<td>{_ago(sink.durable_at, now)}"
@@ -148,7 +150,7 @@ def _cluster(cluster: ClusterStatistics | None) -> str:
         ("Process", f"<code>{escape(cluster.process)}</code>"),
         ("Members", states),
         ("Keys", f"{cache.entries:,} of {cache.keys_max:,}"),
-        ("Memory", f"{_bytes(cache.bytes)} of {_bytes(cache.bytes_max)}"),
+        ("Memory", f"{bytes_text(cache.bytes)} of {bytes_text(cache.bytes_max)}"),
         ("Hits", f"{cache.hits:,} of {cache.gets:,}{ratio}"),
         ("Evicted, expired", f"{cache.evictions:,}, {cache.expirations:,}"),
     ]
@@ -195,7 +197,7 @@ def _link(link: PeerStatistics | None) -> str:
         return "<td></td>" * 3
     behind = f"{link.lag_entries:,}" if link.linked else '<span class="error">no link</span>'
     return (
-        f'<td class="number">{behind}</td><td class="number">{_bytes(link.queue_bytes)}</td>'
+        f'<td class="number">{behind}</td><td class="number">{bytes_text(link.queue_bytes)}</td>'
         f'<td class="number">{link.repairs:,}</td>'
     )
 
@@ -233,11 +235,3 @@ def _duration(duration_s: float | None) -> str:
     if seconds < 172_800:
         return f"{seconds / 3_600:.1f} h"
     return f"{seconds / 86_400:.1f} d"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"
