@@ -114,7 +114,7 @@ class Shell:
     def base_of(self, key: str, tags: Sequence[str] = ()) -> Order:
         known = [self.invalid.get(tag, ()) for tag in tags]
         known += [order for prefix, order in self.cleared if key.startswith(prefix)]
-        item = self.store._find(key)
+        item = self.store.find(key)
         if item is not None:
             known.append(item.order)
         return max([*known, self.removed.get(key, ())])
