@@ -315,6 +315,25 @@ def test_a_log_that_goes_on_after_it_was_forgotten_is_taken_up_where_it_was():
     assert not b.of(events.StateTaken)
 
 
+def test_who_was_away_when_a_log_ended_gets_its_end_after_the_others_forgot_it():
+    world = World(settings=settings(origin_kept_s=50.0))
+    a, b, c = ready_cluster(world, 3)
+    put_all(c, {"k": "before", "other": 1})
+    until_settled(world, c)
+    origin = c.node.replica.origin
+    world.blocked = lambda kind, x, y: (x == b.address) != (y == b.address)
+    world.run(20)
+    put_all(c, {"k": "the last"})
+    world.until(lambda: value(a, "k") == "the last", 5)
+    world.crash(c)
+    world.run(100)
+    assert origin not in digest(a)
+    assert value(b, "k") == "before"
+    world.blocked = lambda kind, x, y: False
+    world.until(lambda: value(b, "k") == "the last", 90)
+    assert held(a) == held(b)
+
+
 def test_nobody_is_taken_for_live_who_is_not_when_tombstones_are_forgotten():
     world = World()
     a, b, c = ready_cluster(world, 3)

@@ -281,7 +281,7 @@ class Data:
         return LinkHello(
             self.own,
             self._replica.clock.reading(self._timers.host_now),
-            list(self._replica.digest.items()),
+            list(self._replica.applied().items()),
             self.readiness.ready,
             self.readiness.fresh,
             min(self._replica.store.statistics().entries, COUNT_MAX),
@@ -295,7 +295,7 @@ class Data:
         """Hear that a link stands."""
         link.needed = dict(link.digest)
         self.peers.heard(link)
-        self.telling.began(link, self._replica.digest)
+        self.telling.began(link, self._replica.applied())
         self.outflow.begin(link)
         self.repair.linked(link, now)
         if self._fills is not None:

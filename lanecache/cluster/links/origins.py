@@ -3,7 +3,7 @@
 A log ends with its process, and every start begins a new one, so the digest would grow for ever. An
 origin from which nothing has come for ``origin_kept_s``, and whose process is not linked, is
 *retired*: it leaves the digest, and is remembered aside, within a bound, so that what others still
-tell of it is no gap.
+tell of it is no gap. (The last of them are still told of: see ``Replica.applied``.)
 """
 
 from __future__ import annotations

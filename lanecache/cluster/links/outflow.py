@@ -77,14 +77,14 @@ class Outflow:
     def wanted(self, link: Link, origin: int, first: int, have: int) -> None:
         """Send a peer what it asks for of an origin, and all that follows it.
 
-        Of a log that is over for this node (``have`` entries of it were applied) there is nothing
-        to send; of one that it has never heard of, nothing to say.
+        Of a log that is over for this node (``have`` entries of it were applied, or it does not
+        even remember it) there is nothing to send.
         """
         if origin in self._ring.logs:
             link.send_from(origin, first)
             self._idle = False
-        elif have:
-            link.streams.send(link.stream, encode_data(Gone(origin, have + 1)))
+        else:
+            link.streams.send(link.stream, encode_data(Gone(origin, max(have, first) + 1)))
 
     def declined(self, link: Link, origin: int) -> None:
         """Send nothing of an origin to a peer that gets it from somebody else."""

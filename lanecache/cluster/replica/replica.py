@@ -23,8 +23,9 @@ for the tombstones that Cassandra must not forget.
 from __future__ import annotations
 
 import enum
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -78,6 +79,7 @@ __all__ = [
 _EXPIRED_MAX = 2_000  # items that one sweep lets go of
 _SWEPT_MAX = 10_000  # tombstones that one sweep looks at
 _STABLE_S = 5.0  # a tombstone that all have is kept so long nevertheless
+_RETIRED_TOLD_MAX = 1_024  # origins that have left the digest and are told of nevertheless
 _TAGS_SWEPT_S = 10.0  # letting go of a tag looks at every item: not more often than that
 
 
@@ -104,7 +106,8 @@ class Replica:
 
     Attributes:
         digest: for each origin, up to which entry everything was applied.
-        retired: as the digest, for origins that have left it (owned by whoever retires them).
+        retired: as the digest, for origins that have left it, in this order (owned by whoever
+            retires them).
         sources: how far each source of ingest has come.
     """
 
@@ -121,7 +124,7 @@ class Replica:
         self.origin = origin
         self.clock = clock
         self.digest: dict[int, int] = {origin: 0}
-        self.retired: Mapping[int, int] = {}
+        self.retired: dict[int, int] = {}
         self.sources = Sources()
         self.registers = Registers(settings, make_store)
         self.store = self.registers.store
@@ -140,6 +143,15 @@ class Replica:
     def counters(self) -> ReplicaCounters:
         """What has happened."""
         return self.registers.counters
+
+    def applied(self) -> dict[int, int]:
+        """Say up to where each origin was applied, those that were retired last too.
+
+        Others need these as well: who was away when one ended, and who comes to an entry that
+        waits for one of its, would never hear of it otherwise.
+        """
+        last = list(itertools.islice(reversed(self.retired.items()), _RETIRED_TOLD_MAX))
+        return {**dict(reversed(last)), **self.digest}
 
     # Writing.
 

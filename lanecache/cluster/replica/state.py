@@ -64,7 +64,7 @@ def chunks_of(replica: Replica, now: float) -> Iterator[bytes]:
     keys = list(tombstones.keys.records.items())
     prefixes = list(tombstones.prefixes.records.items())
     tags = list(tombstones.tags.records.items())
-    digest = list(replica.digest.items())
+    digest = list(replica.applied().items())
     sources = list(replica.sources.states.values())
     floors = Floors()
     floors.join(registers.floors.buckets())

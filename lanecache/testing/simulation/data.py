@@ -41,6 +41,7 @@ def choose_data_settings(chance: random.Random, settings: Settings) -> Settings:
         entry_bytes_max=8_192,
         tombstones_max=chance.choice((20, 1_000)),
         tombstone_grace_s=chance.choice((5.0, 20.0, 600.0)),
+        origin_kept_s=chance.choice((30.0, 86_400.0)),
     )
     if chance.random() < 0.2:
         settings = msgspec.structs.replace(settings, mesh_nodes_max=chance.choice((1, 4)), fanout=2)

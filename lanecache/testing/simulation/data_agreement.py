@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lanecache.testing.simulation.hosts import Host
     from lanecache.testing.simulation.writes import Order
 
-ORIGIN_KEPT_S_MAX = 1_000.0  # what is kept longer outlives a run
-
 
 def data_disagreement(safety: DataSafety, hosts: Iterable[Host]) -> Found:
     """Say in one sentence what two live nodes do not agree upon, and which hosts it concerns.
@@ -25,7 +23,6 @@ def data_disagreement(safety: DataSafety, hosts: Iterable[Host]) -> Found:
     that two of them show is the same on both.
     """
     live = [host for host in hosts if host.node is not None and not host.leaving]
-    own = {lens.origin(host.node) for host in live if host.node is not None}
     first: dict[str, tuple[Order, Host]] = {}
     for host in live:
         node = host.node
@@ -34,7 +31,7 @@ def data_disagreement(safety: DataSafety, hosts: Iterable[Host]) -> Found:
             return f"{host.name} is not ready: {lens.not_ready_because(node)}", (host.name,)
         other = live[0]
         assert other.node is not None
-        found = _differ(safety, host, other, own)
+        found = _differ(safety, host, other)
         if found is not None:
             return found, (host.name, other.name)
         now = host.clock.read()
@@ -49,18 +46,14 @@ def data_disagreement(safety: DataSafety, hosts: Iterable[Host]) -> Found:
     return None
 
 
-def _differ(safety: DataSafety, host: Host, other: Host, live: set[int]) -> str | None:
+def _differ(safety: DataSafety, host: Host, other: Host) -> str | None:
     assert host.node is not None
     assert other.node is not None
     mine, theirs = lens.seen(host.node), lens.seen(other.node)
     if mine != theirs:
-        keeps_all = lens.settings(host.node).origin_kept_s > ORIGIN_KEPT_S_MAX
-        # A log of which nothing was written yet is there on its own node only. Who joins when a
-        # log was retired, which is over, never hears of it, or of the end of it.
+        # A log of which nothing was written yet is there on its own node only.
         origins = [
-            origin
-            for origin in {**mine, **theirs}
-            if mine.get(origin, 0) != theirs.get(origin, 0) and (keeps_all or origin in live)
+            origin for origin in {**mine, **theirs} if mine.get(origin, 0) != theirs.get(origin, 0)
         ]
         for origin in origins[:1]:
             writer = safety.writes.of_origin[origin][0].writer
