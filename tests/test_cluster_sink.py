@@ -249,6 +249,28 @@ async def test_a_key_that_moved_or_was_cleared_is_never_seen_beside_its_new_one(
         await sink.close()
 
 
+async def test_each_transaction_of_a_run_is_an_entry_with_its_own_position() -> None:
+    async with services(2) as (one, other):
+        sink = sink_of(one)
+        durable = await opened(sink)
+        assert one._engine is not None
+        node = one._engine.running_node
+        before = node.written
+        run = [transaction(n, Set("k", b"%d" % n), Set(f"k:{n}", b"")) for n in range(1, 51)]
+        await sink.apply(run)
+        await durable.wait(50)
+        assert node.written == before + 50
+        await one.cache.settled(20.0)
+        for service in (one, other):
+            assert service.cache.get("k") == b"50"
+            for n in (1, 25, 50):
+                explained = service.cache.explain(f"k:{n}")
+                assert explained is not None
+                position = transaction(n).position
+                assert (explained.file, explained.offset) == (position.file, position.offset)
+        await sink.close()
+
+
 @pytest.mark.parametrize("spilled", [False, True])
 async def test_a_transaction_larger_than_an_entry_is_applied_in_two_phases(spilled: bool) -> None:
     keys = [f"k:{number}" for number in range(300)]

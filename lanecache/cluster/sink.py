@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from lanecache.operation import DurableCallback, Transaction
 
 
+_STEP_BYTES = 512  # what a step costs beside its operations
+_TURN_BYTES = 64 * 1024  # written without a turn for others: a millisecond or two
+
+
 class _Given(NamedTuple):
     """An entry that is not durable yet."""
 
     seq: int
-    transactions: int
+    ends: bool  # whether a transaction ends with it
     size_bytes: int
 
 
@@ -112,7 +116,7 @@ class ClusterSink:
         return stored
 
     async def apply(self, run: Sequence[Transaction]) -> None:
-        """Write a run, folded, and come back when the next one may be handed over.
+        """Write a run, and come back when the next one may be handed over.
 
         Raises:
             SinkConflict: another process has taken over the source; nothing of the rest was
@@ -120,17 +124,23 @@ class ClusterSink:
             SinkUnavailable: the node has stopped.
         """
         with self._while_it_runs():
+            self._refuse_overtaken()
+            turn_bytes = 0
             for step in self._steps.of(run):
                 while self._given_bytes > self._config.window_bytes_max:
-                    self._refuse_overtaken()
                     await self._changed.wait()
-                self._refuse_overtaken()
+                    self._refuse_overtaken()
                 seq = self._engine.write(step.operations, self._mark(step))
-                self._given.append(_Given(seq, step.transactions, step.size_bytes))
-                self._given_bytes += step.size_bytes
-                self._look(self._engine.running_node)
-                # Others see every step by itself, and a long run does not hold up the loop.
-                await anyio.lowlevel.checkpoint()
+                size = step.size_bytes + _STEP_BYTES
+                self._given.append(_Given(seq, step.last is not None, size))
+                self._given_bytes += size
+                turn_bytes += size
+                if turn_bytes >= _TURN_BYTES:
+                    # What is written goes out now, and a long run does not hold up the loop.
+                    turn_bytes = 0
+                    await anyio.lowlevel.checkpoint()
+                    self._refuse_overtaken()
+            await anyio.lowlevel.checkpoint()
             self._refuse_overtaken()
 
     async def watch(self) -> None:
@@ -219,7 +229,7 @@ class ClusterSink:
         count = 0
         while given and given[0].seq <= acknowledged:
             done = given.popleft()
-            count += done.transactions
+            count += done.ends
             self._given_bytes -= done.size_bytes
         if count:
             self._durable(count)

@@ -1,9 +1,8 @@
-"""Source transactions as steps of the cluster: folded, or cut in two phases. A core.
+"""Source transactions as steps of the cluster: one step each, or cut in two phases. A core.
 
-A step becomes one entry, which every node shows whole. Transactions that wait together are folded
-into one, superseded writes left out; one that comes alone is a step alone. One that is too large
-for an entry is applied in two phases: steps that forget all its keys, then steps that set the
-values, of which the last one moves the position. No node ever shows an old value beside a new one.
+A step becomes one entry, which every node shows whole. A transaction that is too large for an entry
+is applied in two phases: steps that forget all its keys, then steps that set the values, of which
+the last one moves the position. No node ever shows an old value beside a new one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from lanecache.cluster.replica.entry import Clear, Put, Remove
 from lanecache.cluster.store.values import check_key, encode_value
 from lanecache.config import ENTRY_OVERHEAD_BYTES
 from lanecache.errors import CacheValueError
-from lanecache.operation import Operations, OperationSet, Set
+from lanecache.operation import Set
 
 if TYPE_CHECKING:
     from lanecache.cluster.replica.entry import Operation
@@ -36,7 +35,6 @@ class Step(NamedTuple):
     operations: Sequence[Operation]
     size_bytes: int  # at the most, encoded
     last: Transaction | None  # the one at whose position the source stands then; None: as before
-    transactions: int  # how many end with it
     position: Position | None = None  # of the transaction that it is a part or the end of: to show
 
 
@@ -47,8 +45,7 @@ class SourceSteps:
         sink: the sink's name, for messages.
         limits: of the cluster.
         value_bytes_max: of the sink; the lesser limit holds.
-        batch_bytes_max: how much is folded into one step, and how large the steps of the two phases
-            are.
+        batch_bytes_max: how large the steps of the two phases are.
     """
 
     def __init__(
@@ -65,44 +62,27 @@ class SourceSteps:
         self._batch_bytes_max = min(batch_bytes_max, self._entry_bytes_max)
 
     def of(self, run: Sequence[Transaction]) -> Iterator[Step]:
-        """Cut a run into steps."""
-        waiting: list[Transaction] = []
-        size = 0
+        """Make steps of a run."""
         for transaction in run:
-            operations = transaction.operations
-            if operations.spilled:
-                if waiting:
-                    yield from self._folded(waiting)
-                    waiting, size = [], 0
-                yield from self._two_phases(transaction, self._made(operations.writes()))
-                continue
-            if waiting and size + operations.size_bytes > self._batch_bytes_max:
-                yield from self._folded(waiting)
-                waiting, size = [], 0
-            waiting.append(transaction)
-            size += operations.size_bytes
-        if waiting:
-            yield from self._folded(waiting)
+            if transaction.operations.spilled:
+                made = self._made(transaction.operations.writes())
+                yield from self._two_phases(transaction, made)
+            else:
+                yield from self._whole(transaction)
 
-    def _folded(self, transactions: Sequence[Transaction]) -> Iterator[Step]:
-        last = transactions[-1]
-        operations: Operations = last.operations
-        if len(transactions) > 1:
-            folded = OperationSet()
-            for transaction in transactions:
-                _extend(folded, transaction.operations)
-            operations = folded
-        step: list[Operation] = [Clear(prefix) for prefix in operations.clears()]
-        size = sum(_OPERATION_BYTES + _length(prefix) for prefix in operations.clears())
+    def _whole(self, transaction: Transaction) -> Iterator[Step]:
+        operations = transaction.operations
+        clears = operations.clears()
+        step: list[Operation] = [Clear(prefix) for prefix in clears]
+        size = sum(_OPERATION_BYTES + _length(prefix) for prefix in clears)
         made = list(self._made(operations.writes()))
         for operation, cost in made:
             step.append(operation)
             size += cost
         if size + 2 * self.mark_bytes <= self._entry_bytes_max:
-            yield Step(step, size, last, len(transactions), last.position)
+            yield Step(step, size, transaction, transaction.position)
         else:
-            # Only one alone can be as large as that: more are folded up to less.
-            yield from self._two_phases(last, made)
+            yield from self._two_phases(transaction, made)
 
     def _two_phases(
         self, transaction: Transaction, made: Iterable[tuple[Operation, int]]
@@ -117,11 +97,11 @@ class SourceSteps:
         yield from self._cut(clears, position)
         yield from self._cut(removes, position)
         values = self._cut((each for each in made if isinstance(each[0], Put)), position)
-        step = next(values, Step((), 0, None, 0, position))
+        step = next(values, Step((), 0, None, position))
         for following in values:
             yield step
             step = following
-        yield step._replace(last=transaction, transactions=1)
+        yield step._replace(last=transaction)
 
     def _cut(self, made: Iterable[tuple[Operation, int]], position: Position) -> Iterator[Step]:
         part: list[Operation] = []
@@ -129,12 +109,12 @@ class SourceSteps:
         bytes_max = min(self._batch_bytes_max, self._entry_bytes_max - 2 * self.mark_bytes)
         for operation, cost in made:
             if part and size + cost > bytes_max:
-                yield Step(part, size, None, 0, position)
+                yield Step(part, size, None, position)
                 part, size = [], 0
             part.append(operation)
             size += cost
         if part:
-            yield Step(part, size, None, 0, position)
+            yield Step(part, size, None, position)
 
     def _made(self, writes: Iterable[Set | Delete]) -> Iterator[tuple[Operation, int]]:
         """Make the operations of an entry from writes, with what each takes there."""
@@ -187,16 +167,6 @@ class SourceSteps:
             self._value_bytes_max,
             self._limits.key_bytes_max,
         )
-
-
-def _extend(folded: OperationSet, later: Operations) -> None:
-    if isinstance(later, OperationSet):
-        folded.extend(later)
-        return
-    for prefix in later.clears():
-        folded.clear(prefix)
-    for write in later.writes():
-        folded.add(write)
 
 
 def _costed(operation: Operation, text: str) -> tuple[Operation, int]:

@@ -111,7 +111,11 @@ class Ingest:
             changes = self._ingests.database.log[self.position : self.position + count]
             self.position += len(changes)
             self._rest.extend(self._steps.of([change.transaction() for change in changes]))
-        step = self._rest.popleft()
+        self._write_step(self._rest.popleft(), now)
+        while self._rest and self._random.random() < 0.7:
+            self._write_step(self._rest.popleft(), now)
+
+    def _write_step(self, step: Step, now: float) -> None:
         operations = list(step.operations)
         if self._clears:
             operations.insert(0, Clear(PREFIX))
