@@ -52,7 +52,7 @@ def make_replica(
         bytes_max=settings.bytes_max,
         clock=time,
     )
-    clock = HybridClock(WALL_S + ahead_s, time.now, settings.clock_drift_max_s)
+    clock = HybridClock(lambda: WALL_S + ahead_s, time.now, settings.clock_drift_max_s)
     wall = partial(lambda: WALL_S + ahead_s + time.now)
     return Replica(settings, store, origin=origin, clock=clock, wall=wall, **options)
 

@@ -83,6 +83,7 @@ class World:
         metadata: bytes = b"",
         start: bool = True,
         wall_s: float = 0.0,
+        wall: Callable[[], float] | None = None,
         fills: FillTaker | None = None,
     ) -> Host:
         address = Address(ip or f"10.0.0.{len(self.hosts) + 1}", 7946)
@@ -95,7 +96,7 @@ class World:
             process=self.random.getrandbits(62) + 1,
             random=random.Random(self.random.getrandbits(64)),
             entropy=self.random.randbytes,
-            wall_s=wall_s,
+            wall=wall or (lambda: self.now + wall_s),
             monotonic=lambda: self.now,
             fills=fills,
         )

@@ -11,7 +11,7 @@ DRIFT_S = 30.0
 
 
 def clock(now: float = 5.0, wall_s: float = WALL_S) -> HybridClock:
-    return HybridClock(wall_s, now, DRIFT_S)
+    return HybridClock(lambda: wall_s, now, DRIFT_S)
 
 
 def test_a_reading_is_the_wall_clock_in_milliseconds_and_a_counter():
@@ -60,17 +60,28 @@ def test_one_ahead_by_the_bound_is_observed_and_does_not_push_the_bound():
 
 
 def test_the_wall_clock_is_read_once_so_its_jumps_do_nothing():
-    own = clock()
+    wall = iter([WALL_S, WALL_S + 3600])
+    own = HybridClock(lambda: next(wall), 5.0, DRIFT_S)
     before = own.tick(5.0)
-    assert wall_s_of(own.tick(6.0)) - wall_s_of(before) == pytest.approx(1.0)
+    assert own.observe(own.physical(5.0) + (30_000 << 16), 5.0)
+    assert wall_s_of(own.tick(6.0)) - wall_s_of(before) == pytest.approx(30.0)
+    assert wall_s_of(own.physical(6.0)) - wall_s_of(before) == pytest.approx(1.0)
 
 
-def test_a_host_that_was_suspended_catches_up_and_never_goes_back():
-    own = clock()
-    own.catch_up(WALL_S + 3600, 5.0)
-    assert wall_s_of(own.tick(5.0)) == WALL_S + 3600
-    own.catch_up(WALL_S - 3600, 5.0)
-    assert wall_s_of(own.tick(5.0)) >= WALL_S + 3600
+@pytest.mark.parametrize(
+    ("told", "wall", "moved"),
+    [(3600, 3610, 3600), (3600, 3590, 3590), (3600, 0, 0), (3600, -50, 0)],
+    ids=["as told", "as far as the wall clock", "the other one is wrong", "never back"],
+)
+def test_a_host_that_was_suspended_catches_up_and_never_goes_back(told, wall, moved):
+    times = iter([WALL_S, WALL_S + wall])
+    own = HybridClock(lambda: next(times), 5.0, DRIFT_S)
+    reading = clock(wall_s=WALL_S + told).tick(5.0)
+    assert not own.observe(reading, 5.0)
+    own.catch_up(own.ahead_s(reading, 5.0), 5.0)
+    assert wall_s_of(own.physical(5.0)) == WALL_S + moved
+    if moved:
+        assert own.observe(reading, 5.0)
 
 
 def test_what_is_told_to_others_changes_nothing():

@@ -196,6 +196,38 @@ def test_two_whose_clocks_disagree_say_what_they_wait_for():
     assert "10.0.0.1:7946 is 100.0 s ahead of this node's" in b.node.not_ready_because()
 
 
+def test_a_node_whose_host_was_suspended_is_taken_back_by_the_others():
+    world = World()
+    behind = 0.0
+    a = world.host(wall=lambda: world.now + 7200)
+    b = world.host(str(a.address), wall=lambda: world.now + 7200 - behind)
+    world.until(lambda: a.node.ready and b.node.ready and linked(a) and linked(b), 5)
+    behind = 3600.0  # as long as its host was suspended: only the wall clock has counted that
+    c = world.host(str(a.address), wall=lambda: world.now + 7200 - behind)
+    world.until(lambda: c.node.joined, 5)
+    world.run(1)
+    assert not c.node.ready
+    behind = 0.0
+    world.until(lambda: c.node.ready and linked(c), 60)
+    put_all(c, {"k": "back"})
+    until_settled(world, c)
+    assert value(a, "k") == value(b, "k") == "back"
+
+
+def test_a_node_with_which_others_agree_believes_no_other_clock():
+    world = World()
+    ahead = 0.0
+    a = world.host(wall=lambda: world.now + ahead)
+    b = world.host(str(a.address))
+    world.until(lambda: a.node.ready and b.node.ready and linked(a) and linked(b), 5)
+    ahead = 120.0  # its wall clock was set wrong while it runs, as that of another host
+    world.host(str(a.address), wall_s=120.0)
+    world.run(30)
+    assert a.of(events.ClockRefused)
+    put_all(a, {"k": 1})
+    world.until(lambda: value(b, "k") == 1, 1)
+
+
 def test_a_peer_that_asks_for_states_again_and_again_gets_one_at_a_time():
     world = World()
     a, b = ready_cluster(world, 2)

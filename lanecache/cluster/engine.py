@@ -23,7 +23,7 @@ from lanecache.address import Address
 from lanecache.cluster.actions import CloseStream, OpenStream, Resolve, SendStream
 from lanecache.cluster.event_log import describe
 from lanecache.cluster.event_stream import Broadcast
-from lanecache.cluster.events import ClockRefused, SeedFailed
+from lanecache.cluster.events import SeedFailed
 from lanecache.cluster.fill.filler import Filler
 from lanecache.cluster.fill_engine import EnginePort
 from lanecache.cluster.listening import listen
@@ -228,7 +228,7 @@ class Engine:
             process=self.process,
             random=random.Random(os.urandom(32)),
             entropy=os.urandom,
-            wall_s=time.time() - time.monotonic(),
+            wall=time.time,
             monotonic=time.monotonic,
         )
         async with anyio.create_task_group() as self._tasks:
@@ -369,9 +369,6 @@ class Engine:
         for event in events:
             if isinstance(event, SeedFailed) and event.seed in self._unresolved:
                 continue  # what the look-up itself said has been logged
-            if isinstance(event, ClockRefused) and not event.by_peer:
-                # A host that was suspended: its monotonic clock has not counted that time.
-                self.node.replica.clock.catch_up(time.time(), time.monotonic())
             level, sentence = describe(event)
             logger.log(level, "cluster %s: %s", self.plan.name, sentence)
         self.events.publish(events, lost)

@@ -59,7 +59,7 @@ class Node(MemberFace):
         process: int,
         random: random.Random,
         entropy: Callable[[int], bytes],
-        wall_s: float = 0.0,
+        wall: Callable[[], float] | None = None,
         monotonic: Callable[[], float] | None = None,
         fills: FillTaker | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class Node(MemberFace):
             process: this start's id: 63 random bits, not 0.
             random: for choices that need not be secret.
             entropy: gives so many bytes that nobody can guess.
-            wall_s: what the wall clock shows, in seconds since 1970, when the host's shows 0.
+            wall: reads the wall clock, in seconds since 1970; without it, that is the host's.
             monotonic: reads the host's clock, for what is asked of the store between calls; without
                 it, that is the time of the last call.
             fills: takes messages of fills in place of its own, for tests.
@@ -149,11 +149,12 @@ class Node(MemberFace):
             act=self._actions.append,
             emit=self._notices.emit,
         )
+        monotonic = monotonic or (lambda: self._timers.host_now)
         self.replica = make_replica(
             settings,
             origin=(int.from_bytes(entropy(8), "big") >> 1) or 1,
-            wall_s=wall_s,
-            monotonic=monotonic or (lambda: self._timers.host_now),
+            wall=wall or monotonic,
+            monotonic=monotonic,
         )
         self.store = self.replica.store
         self.fills = NodeFills(

@@ -291,6 +291,10 @@ class Data:
         """Say by how much a clock's reading is ahead of this node's; below 0: behind."""
         return self._replica.clock.ahead_s(reading, self._timers.host_now)
 
+    def catch_up_clock(self, ahead_s: float) -> None:
+        """Move this node's clock up by so much, if its wall clock says so too."""
+        self._replica.clock.catch_up(ahead_s, self._timers.host_now)
+
     def came_up(self, link: Link, now: float) -> None:
         """Hear that a link stands."""
         link.needed = dict(link.digest)

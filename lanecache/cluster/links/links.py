@@ -88,6 +88,9 @@ class Ends(Protocol):
     def ahead_s(self, reading: int) -> float:
         """Say by how much a clock's reading is ahead of this node's; below 0: behind."""
 
+    def catch_up_clock(self, ahead_s: float) -> None:
+        """Move this node's clock up by so much, if its wall clock says so too."""
+
     def came_up(self, link: Link, now: float) -> None:
         """Hear that a link stands."""
 
@@ -279,8 +282,14 @@ class Links:
     # Clocks.
 
     def refuse_clock(self, link: Link, ahead_s: float) -> None:
-        """Take nothing from a peer whose clock is so far ahead, and tell it."""
+        """Take nothing from a peer whose clock is so far ahead, and tell it.
+
+        While another peer agrees with this node, its own clock is believed. Else it may be that its
+        host was suspended: the next try finds the clock where the peer's is.
+        """
         self._counters.clocks_refused += 1
+        if all(other is link for other in self.up.values()):
+            self._ends.catch_up_clock(ahead_s)
         name = link.stream.address
         self.clocks[link.process] = (
             f"the clock of {self._name(link)} is {ahead_s:.1f} s ahead of this node's: nothing is"

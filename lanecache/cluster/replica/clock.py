@@ -6,9 +6,15 @@ clock that is set back or forth while the process runs changes nothing. ``tick``
 above all that were given or observed, so a write is later than everything its node had seen when it
 was made. A reading far ahead of this node's time is not observed, or one wrong clock would push all
 others ahead of theirs for good.
+
+The monotonic clock of a host that was suspended may not have counted that time, and all others
+would seem too far ahead for ever. ``catch_up`` moves the physical time then, as far as both the
+wall clock, read again, and another node say. It never goes back.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 COUNTER_BITS = 16
 CLOCK_MAX = 2**63 - 1
@@ -21,17 +27,18 @@ class HybridClock:
         last: the greatest reading given or observed.
     """
 
-    __slots__ = ("_ahead_max", "_offset_ms", "last")
+    __slots__ = ("_ahead_max", "_offset_ms", "_wall", "last")
 
-    def __init__(self, wall_s: float, now: float, drift_max_s: float) -> None:
+    def __init__(self, wall: Callable[[], float], now: float, drift_max_s: float) -> None:
         """Set the clock.
 
         Args:
-            wall_s: seconds since 1970, read when the monotonic clock showed ``now``.
+            wall: reads the wall clock: seconds since 1970.
             now: the monotonic clock, in seconds; every later ``now`` is by the same clock.
             drift_max_s: by how much a reading may be ahead of this node's time.
         """
-        self._offset_ms = (wall_s - now) * 1000
+        self._wall = wall
+        self._offset_ms = (wall() - now) * 1000
         self._ahead_max = int(drift_max_s * 1000) << COUNTER_BITS
         self.last = 0
 
@@ -63,13 +70,10 @@ class HybridClock:
         """Say by how much a reading is ahead of this node's time, in seconds; negative: behind."""
         return ((reading >> COUNTER_BITS) - (self.physical(now) >> COUNTER_BITS)) / 1000
 
-    def catch_up(self, wall_s: float, now: float) -> None:
-        """Move the physical time up to the wall clock where that is ahead; it never goes back.
-
-        For a host that was suspended: its monotonic clock may not have counted that time, and all
-        others would seem too far ahead for ever.
-        """
-        self._offset_ms = max(self._offset_ms, (wall_s - now) * 1000)
+    def catch_up(self, ahead_s: float, now: float) -> None:
+        """Move the physical time up by so much, or as far as the wall clock goes now."""
+        told_ms = self._offset_ms + ahead_s * 1000
+        self._offset_ms = max(self._offset_ms, min(told_ms, (self._wall() - now) * 1000))
 
 
 def wall_s_of(reading: int) -> float:

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 def make_replica(
-    settings: Settings, *, origin: int, wall_s: float, monotonic: Callable[[], float]
+    settings: Settings, *, origin: int, wall: Callable[[], float], monotonic: Callable[[], float]
 ) -> Replica:
     """Make an empty replica with its store and clock.
 
     Args:
         settings: bounds.
         origin: the id of the log of this start of the process.
-        wall_s: what the wall clock shows, in seconds since 1970, when the monotonic one shows 0.
+        wall: reads the wall clock: seconds since 1970.
         monotonic: the host's clock.
     """
+    now = monotonic()
+    begun_at = wall() - now
     return Replica(
         settings,
         partial(
@@ -35,6 +37,6 @@ def make_replica(
             clock=monotonic,
         ),
         origin=origin,
-        clock=HybridClock(wall_s, 0.0, settings.clock_drift_max_s),
-        wall=lambda: wall_s + monotonic(),
+        clock=HybridClock(wall, now, settings.clock_drift_max_s),
+        wall=lambda: begun_at + monotonic(),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lanecache.testing.simulation import lens
 from lanecache.testing.simulation.data_agreement import (
     data_disagreement,
     left_over,
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from lanecache.testing.simulation.hosts import Host
     from lanecache.testing.simulation.scenario import Scene
 
-SKEW_S_MAX = 8.0  # two clocks are off by twice that, and drift: all within clock_drift_max_s
+SKEW_S_MAX = 8.0  # of a clock as it is when a process begins
+CLOCK_OFF_S_MAX = 14.0  # of one that has drifted too: two are off by twice that at the most
 GRACE_S_WAITED = 60.0  # a longer grace for tombstones is not waited for
 SETTLE_S = 60.0  # for data, beside what members take
 
@@ -46,6 +48,16 @@ def choose_data_settings(chance: random.Random, settings: Settings) -> Settings:
     if chance.random() < 0.2:
         settings = msgspec.structs.replace(settings, mesh_nodes_max=chance.choice((1, 4)), fanout=2)
     return settings
+
+
+def set_clocks(scene: Scene, chance: random.Random) -> None:
+    """Set the wall clocks that are far off, and begin the processes again that rest on such."""
+    for host in scene.hosts:
+        if abs(host.wall_offset_s) > SKEW_S_MAX:
+            host.wall_offset_s = chance.uniform(-SKEW_S_MAX, SKEW_S_MAX)
+        if host.running and abs(lens.clock_off_s(host)) > CLOCK_OFF_S_MAX:
+            host.kill()
+            scene.start(host)
 
 
 class Data:
@@ -90,12 +102,7 @@ class Data:
 
     def heal(self) -> None:
         """End what would keep nodes apart: clocks that are far off are set, and begin again."""
-        for host in self.scene.hosts:
-            if abs(host.wall_offset_s) > SKEW_S_MAX:
-                host.wall_offset_s = self._random.uniform(-SKEW_S_MAX, SKEW_S_MAX)
-            if host.running and abs(host.skew_s) > SKEW_S_MAX:
-                host.kill()
-                self.scene.start(host)
+        set_clocks(self.scene, self._random)
         self._keep_ingesting()
         self.scene.questions += [
             lambda: data_disagreement(self.safety, self.scene.hosts),

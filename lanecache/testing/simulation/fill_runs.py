@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from lanecache.testing.simulation.data import SKEW_S_MAX, set_clocks
 from lanecache.testing.simulation.faults import FAULTS, choose_faults, schedule
 from lanecache.testing.simulation.fill_apps import App
 from lanecache.testing.simulation.fill_loop import WorldLoop
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 STARTING_S = 5.0
 CALM_FAULTS = ("duplicate", "reorder")  # by which no news is late, and nobody seems dead
-_SKEW_S_MAX = 8.0
 _KINDS = ("delete", "delete", "set", "clear", "tag")
 
 
@@ -143,7 +143,7 @@ class _FillRun:
 
     def _furnish(self, host: Host) -> None:
         if not self.is_calm:
-            host.wall_offset_s = self.chance.uniform(-_SKEW_S_MAX, _SKEW_S_MAX)
+            host.wall_offset_s = self.chance.uniform(-SKEW_S_MAX, SKEW_S_MAX)
         if self.chance.random() < 0.15:
             host.is_small = True
             host.changes["keys_max"] = self.chance.choice((1, 3))
@@ -204,12 +204,7 @@ class _FillRun:
 
     async def _heal(self) -> None:
         scene = self.scene
-        for host in scene.hosts:  # a clock that is far off keeps nodes apart
-            if abs(host.wall_offset_s) > _SKEW_S_MAX:
-                host.wall_offset_s = self.chance.uniform(-_SKEW_S_MAX, _SKEW_S_MAX)
-            if host.running and abs(host.skew_s) > _SKEW_S_MAX:
-                host.kill()
-                scene.start(host)
+        set_clocks(scene, self.chance)  # one that is far off keeps nodes apart
         within_s = settle_s(scene.settings, len(scene.hosts)) + 60.0
         begun_at = scene.world.now
         while True:

@@ -93,7 +93,6 @@ class Host:
         self.metadata = b""
         self.metadata_given: set[bytes] = set()  # to the process that runs
         self.starts = 0
-        self.skew_s = 0.0  # how far the wall clock was off when the process began
         self.leaving = False
         self.paused = False  # stopped by a signal, or its loop is blocked
         self.muted = False  # its input and output stand still, its timers do not
@@ -148,7 +147,6 @@ class Host:
         self.network.at_address[self.address] = self
         self.powered = True
         self.starts += 1
-        self.skew_s = self.wall_offset_s
         self.leaving = self.paused = self.muted = False
         self.process = self.random.getrandbits(63) or 1
         self.metadata = self.random.randbytes(8) if metadata is None else metadata

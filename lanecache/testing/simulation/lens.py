@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from lanecache.cluster.replica.clock import wall_s_of
 from lanecache.cluster.replica.entry import Clear, InvalidateTag, Mark, Operation, Put, Remove
 from lanecache.cluster.replica.sources import position_of
 from lanecache.cluster.settings import Settings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lanecache.cluster.source_steps import Step
     from lanecache.cluster.store.item import Item, Order
     from lanecache.cluster.store.store import Store
+    from lanecache.testing.simulation.hosts import Host
 
 MISSING = object()
 _LIMITS = Settings()
@@ -54,6 +56,13 @@ def mark(epoch: Order, source: str, step: Step, writer: str) -> Mark:
         towards = Checkpoint(source, position, Version(0, 0), writer).encode()
     pair = (epoch[0], epoch[1])
     return Mark(source, pair, checkpoint, position.file, position.offset, towards)
+
+
+def clock_off_s(host: Host) -> float:
+    """Say how far the clock is off by which a running node orders its writes."""
+    assert host.node is not None
+    time_s = wall_s_of(host.node.replica.clock.physical(host.clock.read()))
+    return time_s - (host.wall() - host.wall_offset_s)
 
 
 def origin(node: Node) -> int:

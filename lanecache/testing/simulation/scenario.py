@@ -64,7 +64,7 @@ def make_node(settings: Settings) -> NodeFactory:
             process=host.process,
             random=generator,
             entropy=random.Random(generator.getrandbits(64)).randbytes,
-            wall_s=host.wall() - host.clock.read(),
+            wall=host.wall,
             monotonic=host.clock.read,
         )
 

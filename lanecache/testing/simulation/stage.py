@@ -79,5 +79,7 @@ class Stage:
                 host.set_keyring(scene.keyring)
         least = max(2, len(scene.hosts) // 3)
         for host in scene.hosts:
+            if host.leaving and host in scene.seed_hosts:
+                host.kill()  # and start again
             if host.node is None and (host in scene.seed_hosts or len(scene.live()) < least):
                 scene.start(host)
