@@ -150,9 +150,14 @@ class Fills:
             self._take(sender, part, now)
         self._settle(now)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody wants anything, and nothing is leased: writes touch nothing then."""
+        return not (len(self._wants) or len(self._leases) or self._wants.leases)
+
     def wrote(self, keys: Iterable[str], prefixes: Iterable[str], now: float) -> None:
         """Hear which keys were touched by an entry, and below which prefixes all were."""
-        if not len(self._wants) and not len(self._leases) and not self._wants.leases:
+        if self.is_idle:
             return
         for prefix in prefixes:
             self._leases.cleared(prefix)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from lanecache.cluster.fill.fill_answers import Leased
 from lanecache.cluster.fill.fills import Fills
 from lanecache.cluster.links.readings import Readings
+from lanecache.cluster.replica.entry import Clear, InvalidateTag
 from lanecache.cluster.store.absent import ABSENT
 from lanecache.cluster.wire.fill_messages import Outcome, Reading, decode_run
 
 if TYPE_CHECKING:
     from lanecache.cluster.fill.fill_answers import Answer
     from lanecache.cluster.membership.members import Members
+    from lanecache.cluster.replica.entry import Operation
     from lanecache.cluster.replica.replica import Replica
     from lanecache.cluster.settings import Settings
     from lanecache.cluster.store.item import Item, Order
@@ -119,8 +121,11 @@ class NodeFills(Fills):
 
     # What happens.
 
-    def touched(self, keys: Sequence[str], prefixes: Sequence[str]) -> None:
-        """Hear what a step of the replica has touched."""
+    def touched(self, operations: Sequence[Operation] | None) -> None:
+        """Hear what a step of the replica was made of; None: of a whole state."""
+        if self.is_idle:
+            return
+        keys, prefixes = ([], [""]) if operations is None else _touched_by(operations)
         self.wrote(keys, prefixes, self._timers.now)
 
     def receive_fill(self, process: int, message: bytes, now: float) -> None:
@@ -243,3 +248,16 @@ class NodeFills(Fills):
         replica = self._replica
         clock = replica.clock.reading(self._timers.host_now)
         return Reading(replica.origin, replica.digest[replica.origin], clock, answer)
+
+
+def _touched_by(operations: Sequence[Operation]) -> tuple[list[str], list[str]]:
+    keys: list[str] = []
+    prefixes: list[str] = []
+    for operation in operations:
+        if isinstance(operation, Clear):
+            prefixes.append(operation.prefix)
+        elif isinstance(operation, InvalidateTag):
+            prefixes.append("")
+        else:
+            keys.append(operation.key)
+    return keys, prefixes

@@ -33,9 +33,7 @@ import msgspec
 from lanecache.cluster.replica.clock import HybridClock
 from lanecache.cluster.replica.entry import (
     NOTHING,
-    Clear,
     Fill,
-    InvalidateTag,
     Mark,
     Opening,
     Operation,
@@ -101,8 +99,8 @@ class Replica:
         origin: the id of this node's own log: 63 random bits, not 0.
         clock: orders its writes.
         wall: gives seconds since 1970, for ages that are only shown.
-        touched: told after each step which keys it touched, and below which prefixes all were
-            (``""``: all), whether or not anything changed.
+        touched: told after each step what it was made of, whether or not anything changed; None:
+            of a whole state.
 
     Attributes:
         digest: for each origin, up to which entry everything was applied.
@@ -119,7 +117,7 @@ class Replica:
         origin: int,
         clock: HybridClock,
         wall: Callable[[], float] = time.time,
-        touched: Callable[[Sequence[str], Sequence[str]], None] | None = None,
+        touched: Callable[[Sequence[Operation] | None], None] | None = None,
     ) -> None:
         self.origin = origin
         self.clock = clock
@@ -355,7 +353,7 @@ class Replica:
         if self.sources.states and mark is None:
             self._void_fills(operations, order, now)
         if self.touched is not None:
-            self.touched(*_touched_by(operations))
+            self.touched(operations)
 
     def _take_over(self, before: SourceState, after: SourceState, now: float) -> None:
         """Give a source's turn to a later ingest: what it does not rest on is void."""
@@ -448,7 +446,7 @@ class Replica:
         self.counters.states_merged += 1
         self._waiting.clear()
         if self.touched is not None:
-            self.touched((), ("",))
+            self.touched(None)
 
     # Asking.
 
@@ -481,19 +479,6 @@ class Replica:
     def explain(self, key: str, now: float) -> Explanation | None:
         """Say why a key holds what it holds; None when nothing is held."""
         return explain(self.registers, key, now, self.wall())
-
-
-def _touched_by(operations: Sequence[Operation]) -> tuple[list[str], list[str]]:
-    keys: list[str] = []
-    prefixes: list[str] = []
-    for operation in operations:
-        if isinstance(operation, Clear):
-            prefixes.append(operation.prefix)
-        elif isinstance(operation, InvalidateTag):
-            prefixes.append("")
-        else:
-            keys.append(operation.key)
-    return keys, prefixes
 
 
 def _overtaken(source: str) -> SinkConflict:
