@@ -9,15 +9,14 @@ what the targets hold.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from lanecache.backoff import Backoff
 from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
@@ -28,10 +27,11 @@ from lanecache.errors import (
     SourceUnavailable,
 )
 from lanecache.ingest.address import parse_source_url
+from lanecache.ingest.attempts import Attempts
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
-from lanecache.ingest.outlet import Outlet, Versions
+from lanecache.ingest.offering import Offering
 from lanecache.ingest.outputs import (
     Committed,
     DecoderCounts,
@@ -46,29 +46,21 @@ from lanecache.ingest.rereader import Rereader
 from lanecache.ingest.row_query import SESSION
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
-from lanecache.ingest.spill import SpilledOperations
 from lanecache.ingest.tables import NamedTable
-from lanecache.operation import (
-    Checkpoint,
-    Operations,
-    OperationSet,
-    Position,
-    Transaction,
-)
+from lanecache.operation import Checkpoint, OperationSet, Position
 from lanecache.statistics import LinkState, SourceStatistics
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from lanecache.config import Config
+    from lanecache.ingest.outlet import Outlet
     from lanecache.row import Problem, TableMapping
 
 logger = logging.getLogger("lanecache.ingest")
 
-# How often a position that moved without any operation of ours is stored.
-_POSITION_INTERVAL_S = 1.0
-# A connection that lasts for less does not make the next try any sooner.
-_STEADY_AFTER_S = 5.0
+_Answer = TypeVar("_Answer")
+
 # A damaged event may be the connection's fault: the same place is read this often before giving up.
 _DAMAGED_TRIES_MAX = 3
 
@@ -111,25 +103,19 @@ class Ingest:
         self._outlets = outlets
         self._lanes = lanes
         self._report = report
-        self._versions = Versions()
-        self._backoff = Backoff(max_s=self._source.reconnect_delay_max_s)
+        self._offering = Offering(
+            self._source.name, mapping.audiences, outlets, lanes, config.limits.spill_directory
+        )
+        self._attempts = Attempts(self._source.reconnect_delay_max_s)
         self._position: Position | None = None
-        self._ahead: dict[str, Position] = {}
-        self._unstored: Committed | None = None
-        self._unstored_since = 0.0
-        self._spills: list[SpilledOperations] = []
         self._damaged_tries = 0
         self._started = anyio.Event()
         self._rereads = Rereads()
         self._rereader: Rereader | None = None
         # For statistics.
-        self._state = LinkState.CONNECTING
-        self._last_error = ""
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
         self._counts = DecoderCounts()
-        self._reconnects = 0
-        self._connected_at = math.inf  # on the loop's clock
         self._last_event_at: float | None = None
 
     @property
@@ -157,8 +143,7 @@ class Ingest:
             SourceError: the source refuses, or its settings rule out replication.
             BinlogError: an event is damaged or unknown; nothing after it was offered.
         """
-        self._drop_spills()
-        self._unstored = None
+        self._offering.begin()
         await self._reach_server()
         position = await self._begin(checkpoints)
         self._position = position
@@ -184,26 +169,24 @@ class Ingest:
                         raise
                     await self._pause(error)
         except (SourceError, BinlogError) as error:
-            self._last_error = str(error)
+            self._attempts.last_error = str(error)
             raise
         finally:
-            self._state = LinkState.STOPPED
-            self._drop_spills()
+            self._attempts.stopped()
+            self._offering.drop_parts()
             self.store_position()
             await self.server.close()
 
     def store_position(self) -> None:
         """Offer the position of transactions without operations, if there is one to offer."""
-        committed, self._unstored = self._unstored, None
-        if committed is not None:
-            self._offer(committed, [OperationSet() for _ in self._mapping.audiences])
+        self._offering.store_position()
 
     def statistics(self) -> SourceStatistics:
         """Take a snapshot."""
         counts = self._counts
         stream = self._stream
         return SourceStatistics(
-            state=self._state,
+            state=self._attempts.state,
             flavor=self.flavor,
             server_version=self._facts.version_text if self._facts is not None else "",
             position=str(self._position or ""),
@@ -216,8 +199,8 @@ class Ingest:
             lag_s=self._lag_s(),
             last_event_at=self._last_event_at,
             silent_s=anyio.current_time() - stream.received_at if stream is not None else None,
-            reconnects=self._reconnects,
-            last_error=self._last_error,
+            reconnects=self._attempts.reconnects,
+            last_error=self._attempts.last_error,
         )
 
     def _lag_s(self) -> float | None:
@@ -229,13 +212,7 @@ class Ingest:
     # Finding the place to begin.
 
     async def _reach_server(self) -> None:
-        while True:
-            try:
-                self._facts = facts = await self.server.facts()
-            except SourceUnavailable as error:
-                await self._pause(error)
-            else:
-                break
+        self._facts = facts = await self._answer(self.server.facts)
         if facts.binlog_format != "ROW":
             raise SourceError(
                 f"{self._where} has binlog_format ="
@@ -248,7 +225,7 @@ class Ingest:
         """Find where to begin, and bring targets that hold no position to it."""
         stored = {name: found for name, found in checkpoints.items() if found is not None}
         for found in stored.values():
-            self._versions.stay_above(found.version)
+            self._offering.stay_above(found.version)
         if stored:
             position = _earliest(
                 {name: found.position.resume or found.position for name, found in stored.items()},
@@ -256,27 +233,22 @@ class Ingest:
             )
             logger.info("source: going on from %s", position)
         else:
-            while True:
-                try:
-                    position = await self.server.resolve_start(self._source.start)
-                except SourceUnavailable as error:
-                    await self._pause(error)
-                else:
-                    break
+            resolve = partial(self.server.resolve_start, self._source.start)
+            position = await self._answer(resolve)
             logger.info(
                 "source: no position is stored, beginning at %s (%s)",
                 self._source.start,
                 position,
             )
-        self._ahead = {
-            name: found.position for name, found in stored.items() if found.position != position
-        }
+        self._offering.skip_up_to(
+            {name: found.position for name, found in stored.items() if found.position != position}
+        )
         for name in checkpoints:
             checkpoint = stored.get(name)
             if checkpoint is None:
                 # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
                 logger.info("sink %s: no position is stored there, clearing its lanes' keys", name)
-                self._clear(name, self._lanes[name], position)
+                self._offering.clear(name, self._lanes[name], position)
                 continue
             changed = {prefix for prefix, _ in checkpoint.lanes.items() ^ self._lanes[name].items()}
             if changed:
@@ -285,24 +257,8 @@ class Ingest:
                     name,
                     ", ".join(f"{prefix}*" for prefix in sorted(changed)),
                 )
-                self._clear(name, changed, checkpoint.position)
+                self._offering.clear(name, changed, checkpoint.position)
         return position
-
-    def _clear(self, name: str, prefixes: Iterable[str], position: Position) -> None:
-        """Offer a transaction that clears prefixes in one sink, and stands at ``position``."""
-        operations = OperationSet()
-        for prefix in prefixes:
-            operations.clear(prefix)
-        self._outlets[name].offer(
-            Transaction(
-                self._source.name,
-                position,
-                self._versions.next(),
-                time.time(),
-                operations,
-                self._lanes[name],
-            )
-        )
 
     async def _skip_purged(self, error: PositionPurged) -> None:
         """Go on at the oldest binlog, with nothing in the caches, if the configuration says so."""
@@ -311,40 +267,31 @@ class Ingest:
                 f'{error}; or set source.on_purged = "clear" to empty the lanes and go on from the'
                 " oldest position"
             ) from error
-        while True:
-            try:
-                position = await self.server.resolve_start("earliest")
-            except SourceUnavailable as failure:
-                await self._pause(failure)
-            else:
-                break
+        position = await self._answer(partial(self.server.resolve_start, "earliest"))
         logger.error(
             "source: %s; clearing every lane's keys and going on from the oldest position, %s"
             ' (on_purged = "clear")',
             error,
             position,
         )
-        self._ahead.clear()
-        self._unstored = None
-        for name in self._outlets:
-            self._clear(name, self._lanes[name], position)
+        self._offering.clear_all(position)
         self._position = position
 
+    async def _answer(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Ask the source until it can be reached."""
+        while True:
+            try:
+                return await ask()
+            except SourceUnavailable as error:
+                await self._pause(error)
+
     async def _pause(self, error: Exception) -> None:
-        """Wait before the next try; said once, and again only when the reason changes."""
-        if self._state is not LinkState.WAITING or self._last_error != str(error):
-            logger.warning("source: %s; trying again", error)
-        if self._state is LinkState.CONNECTED:
-            self._reconnects += 1
-        self._state = LinkState.WAITING
-        self._last_error = str(error)
+        """Wait before the next try."""
+        delay_s = self._attempts.failed(error, anyio.current_time())
         self._stream = None
         # What made the dump silent may hold the control connection as well: it would be waited for.
         await self.server.close()
-        if anyio.current_time() - self._connected_at >= _STEADY_AFTER_S:
-            self._backoff.reset()
-        self._connected_at = math.inf
-        await anyio.sleep(self._backoff.delay_s())
+        await anyio.sleep(delay_s)
 
     # Following.
 
@@ -354,10 +301,9 @@ class Ingest:
         assert position is not None
         if position.resume is not None:
             # An undecided XA transaction lies before: read it again, and apply nothing twice.
-            for name in self._outlets:
-                self._ahead.setdefault(name, position)
+            self._offering.skip_all_up_to(position)
             position = position.resume
-        self._drop_spills()
+        self._offering.drop_parts()
         self._rereads.discard()
         self._facts = facts = await self.server.facts()
         end = await self.server.position() if once else None
@@ -377,7 +323,7 @@ class Ingest:
             self._stream = stream
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
-                group.start_soon(self._store_positions, name="store positions")
+                group.start_soon(self._offering.keep_storing_positions, name="store positions")
                 self._start_rereader(group, facts)
                 try:
                     await self._read(stream, decoder)
@@ -439,17 +385,19 @@ class Ingest:
     async def _read(self, stream: BinlogStream | FileStream, decoder: Decoder) -> None:
         """Read until the stream ends (only a run that does not wait has an end)."""
         outlets = tuple(self._outlets.values())
+        commit = self._offering.commit
         while True:
             block = await stream.read()
             if block is None:
                 return
-            if self._state is not LinkState.CONNECTED:
-                self._connected()
+            if self._attempts.state is not LinkState.CONNECTED:
+                self._attempts.connected(self._position, self._where, anyio.current_time())
+                self._started.set()
             self._last_event_at = time.time()
             for output in decoder.feed(block):
                 if type(output) is Committed and not (self._rereads or output.partial):
                     self._position = output.position
-                    self._commit(output)
+                    commit(output)
                 else:
                     await self._take(output, decoder)
                 for outlet in outlets:
@@ -461,31 +409,21 @@ class Ingest:
                 self._settle_rereads()
             self._damaged_tries = 0
 
-    def _connected(self) -> None:
-        if self._state is LinkState.WAITING:
-            logger.info("source: back, streaming from %s", self._position)
-        elif self._state is LinkState.CONNECTING:
-            logger.info("source: streaming from %s", self._where)
-        self._state = LinkState.CONNECTED
-        self._last_error = ""
-        self._connected_at = anyio.current_time()
-        self._started.set()
-
     async def _take(self, output: Output, decoder: Decoder) -> None:
         if isinstance(output, Committed):
             self._position = output.position
             if self._rereads or output.partial:
                 self._rereads.committed(
-                    output.operations, output.partial, spilled=bool(self._spills)
+                    output.operations, output.partial, spilled=self._offering.spilling
                 )
                 self._rereads.read_up_to(decoder.read_up_to)
-            self._commit(output)
+            self._offering.commit(output)
             if self._rereads:
                 self._settle_rereads()
                 if output.partial and self._rereader is not None:
                     self._rereader.wake()
         elif isinstance(output, Overflow):
-            self._spill(output.operations)
+            self._offering.add_part(output.operations)
         elif isinstance(output, SchemaWanted):
             name = output.table
             reading = await self.server.table_schema(name.schema, name.table)
@@ -493,41 +431,7 @@ class Ingest:
         elif isinstance(output, ForeignKeysWanted):
             decoder.learn_foreign_keys(await self.server.foreign_keys())
         elif isinstance(output, Discarded):
-            self._drop_spills()
-
-    def _commit(self, committed: Committed) -> None:
-        if self._spills:
-            self._spill(committed.operations)
-            spills, self._spills = self._spills, []
-            for spill in spills:
-                spill.finish(invalidated=committed.invalidated)
-            self._offer(committed, spills)
-        elif any(committed.operations):
-            self._offer(committed, committed.operations)
-        else:
-            if self._unstored is None:
-                self._unstored_since = anyio.current_time()
-            self._unstored = committed
-
-    def _offer(self, committed: Committed, operations: Sequence[Operations]) -> None:
-        self._unstored = None
-        version = self._versions.next()
-        name_of_source = self._source.name
-        for audience, effect in zip(self._mapping.audiences, operations, strict=True):
-            transaction = Transaction(
-                name_of_source,
-                committed.position,
-                version,
-                committed.committed_at,
-                effect,
-                self._lanes[audience[0]],
-            )
-            for name in audience:
-                if self._ahead and name in self._ahead:
-                    if self._ahead[name].covers(committed.position):
-                        continue
-                    del self._ahead[name]
-                self._outlets[name].offer(transaction)
+            self._offering.drop_parts()
 
     def _start_rereader(self, group: TaskGroup, facts: ServerFacts) -> None:
         self._rereader = None
@@ -558,29 +462,7 @@ class Ingest:
                 for write in writes:
                     effect.add(write)
         self._counts.reread_rows += len(settled)
-        self._offer(Committed(effects, self._position, time.time()), effects)
-
-    def _spill(self, parts: Sequence[OperationSet]) -> None:
-        if not self._spills:
-            directory = self._config.limits.spill_directory
-            self._spills = [SpilledOperations(directory) for _ in parts]
-        for spill, part in zip(self._spills, parts, strict=True):
-            spill.append(part)
-
-    def _drop_spills(self) -> None:
-        spills, self._spills = self._spills, []
-        for spill in spills:
-            spill.close()
-
-    async def _store_positions(self) -> None:
-        """Store, now and then, positions that moved without an operation."""
-        while True:
-            await anyio.sleep(_POSITION_INTERVAL_S)
-            if (
-                self._unstored is not None
-                and anyio.current_time() - self._unstored_since >= _POSITION_INTERVAL_S
-            ):
-                self.store_position()
+        self._offering.offer(Committed(effects, self._position, time.time()), effects)
 
 
 def _earliest(positions: Mapping[str, Position], where: str) -> Position:
