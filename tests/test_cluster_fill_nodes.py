@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
+from cluster_data import ready_cluster
 from cluster_services import caches, until_all
+from cluster_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lanecache import ABSENT, Cache, FillTimeout
+from lanecache.cluster.fill.fill_answers import Answer, Leased
+from lanecache.cluster.fill.owners import owner_of
 from lanecache.cluster.links.readings import Readings
+from lanecache.cluster.wire.fill_messages import Ask, encode_part, encode_run
 
 
 async def echo(key: str) -> str:
@@ -112,6 +118,34 @@ async def test_a_filler_beyond_the_hard_limit_is_cancelled() -> None:
 
 
 # Clocks.
+
+
+def test_who_becomes_the_owner_knows_of_its_own_lease_when_it_is_asked_at_once() -> None:
+    world = World()
+    a, b, c = ready_cluster(world, 3)
+    owner, heir, asker = a.node.process, b.node.process, c.node.process
+    everybody = [owner, heir, asker]
+    key = next(
+        key
+        for key in map(str, itertools.count())
+        if owner_of(key, everybody) == owner and owner_of(key, everybody, [owner]) == heir
+    )
+    b.call(b.node.call_fills, lambda now: b.node.fills.want([key], 60.0, now))
+    answers: list[Answer] = []
+
+    def leased() -> bool:
+        answers.extend(b.node.fills.answers())
+        return any(isinstance(answer, Leased) for answer in answers)
+
+    world.until(leased, 5)
+    a.call(a.node.leave)
+    while owner in b.live():
+        assert world.step(world.now + 60)
+    assert b.node.fills._review is not None, "nobody has looked at who is there now"
+    asked = encode_run([encode_part(Ask(key, 1, 60_000))])
+    b.node.fills.receive_fill(asker, asked, b.node._timers.now)
+    lease = b.node.fills._leases._leases[key]
+    assert (lease.holder, list(lease.waiters)) == (heir, [asker])
 
 
 def test_nothing_is_promised_before_all_live_members_have_said_so() -> None:

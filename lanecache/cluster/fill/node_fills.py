@@ -134,6 +134,10 @@ class NodeFills(Fills):
         Raises:
             ValueError: it is none.
         """
+        if self._review is not None:
+            # Who has become an owner by that has to know of this process's leases when it is asked.
+            self._timers.cancel(self._review)
+            self._look_at_members(now)
         self.receive(process, decode_run(message), now)
 
     def linked(self, process: int, now: float) -> None:
