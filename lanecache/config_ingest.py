@@ -47,7 +47,8 @@ class SinkConfig(Section, frozen=True):
     url: str
     queue_bytes_max: int = 32 * 1024 * 1024
     window_bytes_max: int = 4 * 1024 * 1024  # sent and not yet acknowledged
-    batch_bytes_max: int = 512 * 1024  # folded into one visible step
+    # Folded into one visible step; in the cluster, a part of a transaction in two phases.
+    batch_bytes_max: int = 512 * 1024
     value_bytes_max: int = 64 * 1024 * 1024  # of a longer one, the key is forgotten instead
     on_lost: Literal["stop", "clear"] = "stop"
     independent: bool = False  # reads the source over a connection of its own
