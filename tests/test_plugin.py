@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import lanecache
 from lanecache.config import SinkConfig
 from lanecache.errors import ConfigError
 from lanecache.operation import Set
 from lanecache.servers import Valkey
+from lanecache.servers.programs import PRODUCTS, find_programs
 from lanecache.sinks.make import make_sink
 from lanecache.testing.memory import TargetInMemory, target_in_memory
 from lanecache.testing.plugin import _database_choices
@@ -73,6 +75,19 @@ def test_tests_with_servers_can_be_left_out(bare_project: pytest.Pytester):
 def test_the_fixtures_serve_tests_without_an_event_loop(project: pytest.Pytester):
     result = project.runpytest_subprocess("-p", "no:asyncio", "-k", "redis")
     result.assert_outcomes(passed=1, deselected=len(_database_choices()) + 1)
+
+
+def test_every_server_and_its_version_are_named_first(project: pytest.Pytester):
+    lines = project.runpytest_subprocess("-k", "without").stdout.lines
+    header = lines[: next(n for n, line in enumerate(lines) if line.startswith("collected"))]
+    for product in PRODUCTS:
+        (line,) = (line for line in header if line.startswith(f"{product.name}: "))
+        for program in find_programs(product):
+            assert f"{program.version} ({program.command[0]})" in line
+
+
+def test_the_suite_has_no_deadline_for_an_example():
+    assert settings.default.deadline is None
 
 
 SCOPE = ["-o", "asyncio_default_fixture_loop_scope=function"]

@@ -218,11 +218,12 @@ def test_a_missing_series_is_said_with_what_there_is(mariadb: MariaDb):
 
 
 def test_an_unpacked_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    program = tmp_path / "some-mariadb" / "usr" / "sbin" / "mariadbd"
+    program = tmp_path / "mariadb-99.0" / "usr" / "sbin" / "mariadbd"
     program.parent.mkdir(parents=True)
     program.touch()
-    run = tmp_path / "some-mariadb" / "run"
-    run.write_text("#!/bin/sh\necho 'mariadbd  Ver 99.1.2-MariaDB for Linux'\n")
+    run = tmp_path / "mariadb-99.0" / "run"
+    # The version is what the server says, not what its folder is called.
+    run.write_text(f"#!/bin/sh\necho '{program}  Ver 99.1.2-MariaDB for Linux'\n")
     run.chmod(0o755)
     monkeypatch.setenv("LANECACHE_SERVERS", str(tmp_path))
     found = find_programs(MARIADB)[-1]

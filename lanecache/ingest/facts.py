@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from lanecache.gtid import MARIADB, MYSQL
+from lanecache.ingest.behaviour import virtual_columns_logged
 
 FACT_VARIABLES = (
     "binlog_checksum",
@@ -55,6 +56,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     lower_case_table_names: int
     cascades_logged: bool  # what foreign keys do to child tables is in the binlog
     binlog_expire_s: int  # 0: binlogs are kept for ever
+    virtual_columns_logged: bool = True  # in the images of updates
 
     @property
     def product(self) -> str:
@@ -66,13 +68,14 @@ def parse_facts(values: Mapping[str, Any]) -> ServerFacts:
     """Read the values of ``FACT_VARIABLES`` by name; a variable the server lacks is left out."""
     text = text_of(values.get("version"))
     flavor = MARIADB if "mariadb" in text.lower() else MYSQL
+    version = tuple(int(number) for number in re.findall(r"[0-9]+", text)[:3])
     gtid_mode = text_of(values.get("gtid_mode")).upper()
     seconds = int(values.get("binlog_expire_logs_seconds") or 0)
     days = float(values.get("expire_logs_days") or 0)
     updates = values.get("log_replica_updates", values.get("log_slave_updates"))
     return ServerFacts(
         flavor=flavor,
-        version=tuple(int(number) for number in re.findall(r"[0-9]+", text)[:3]),
+        version=version,
         version_text=text,
         gtids=flavor == MARIADB or gtid_mode == "ON",
         gtid_mode=gtid_mode,
@@ -89,6 +92,7 @@ def parse_facts(values: Mapping[str, Any]) -> ServerFacts:
         # MySQL 9.6 and later carry out foreign keys above the engine, unless told otherwise.
         cascades_logged=text_of(values.get("innodb_native_foreign_keys")).upper() == "OFF",
         binlog_expire_s=seconds or int(days * 86400),
+        virtual_columns_logged=virtual_columns_logged(flavor, version),
     )
 
 

@@ -42,7 +42,9 @@ VALUE_ERRORS = (ValueError, IndexError, OverflowError)
 READ_ERRORS = (*VALUE_ERRORS, struct.error)
 """What a fast decoder can raise, be it for one value or because rows do not end where they must."""
 
-NOT_IN_IMAGE = Unreadable("the column is not in the row image")
+NOT_IN_IMAGE = Unreadable(
+    "the column is not in the row image (it is VIRTUAL, or binlog_row_image was not FULL)"
+)
 _NULL = {ColumnForm.JSON: "'null'", ColumnForm.TEXT: "None", ColumnForm.RAW: "None", None: "None"}
 
 

@@ -175,6 +175,24 @@ class Lanes:
             )
         ]
 
+    def columns_used(self, shape: TableShape) -> dict[str, tuple[frozenset[int], frozenset[int]]]:
+        """Give what each lane of a table needs of a row, by the lanes' names.
+
+        First the columns without which its prefixes have to be cleared: those of its keys, and all
+        that a lane in Python is given. Then all that it uses. Lanes that cannot work are left out.
+        """
+        found: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
+        for lane in self._bound(shape):
+            if lane.reason:
+                continue
+            before = {use.index for use in lane.before_uses()}
+            keys = before
+            if isinstance(lane, BoundLane):
+                keys = {index for key in (*lane.keys, *lane.invalidates) for index in key.columns}
+            used = before | {use.index for use in lane.value_uses(shape)}
+            found[lane.name] = (frozenset(keys), frozenset(used))
+        return found
+
     def makers(self, operation: Operation, sinks: Sequence[str]) -> tuple[str, ...]:
         """Give the names of the lanes that may have made an operation for one of these sinks.
 

@@ -20,6 +20,10 @@ from lanecache.errors import LanecacheError
 # Servers live in sbin, which is not on the PATH of ordinary users.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
 
+# Not the first number of the line: the databases begin it with their path, whose folder may be
+# called mariadb-11.8.
+_VERSION = re.compile(r"(?:\bVer |\bv=|^memcached )(\d+(?:\.\d+)+)")
+
 
 class ServerMissing(LanecacheError):
     """A server program is not installed. Nothing was started."""
@@ -50,6 +54,7 @@ REDIS = Product(
 )
 VALKEY = Product("Valkey", "valkey-server", r"(?i)valkey|Redis server v=", package="valkey-server")
 MEMCACHED = Product("memcached", "memcached", r"memcached", package="memcached")
+PRODUCTS = (MARIADB, MYSQL, REDIS, VALKEY, MEMCACHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +106,9 @@ def find_programs(product: Product) -> list[Program]:
             continue
         line = _version_line(command)
         if re.search(product.is_product, line) and not re.search(product.not_product, line):
-            number = re.search(r"\d+\.\d+(\.\d+)*", line)
+            number = _VERSION.search(line)
             if number:
-                found[identity] = Program(product, command, number[0], prefix)
+                found[identity] = Program(product, command, number[1], prefix)
     return list(found.values())
 
 
