@@ -41,8 +41,10 @@ class SourceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0  # events that no lane wanted
     reread_rows: int = 0  # whose values the binlog lacked, and the database gave
     bytes: int = 0  # of the binlog, as received
-    lag_s: float | None = None  # the last event's age by its own timestamp; None before the first
-    last_event_at: float | None = None  # when the last event was received
+    # The last event's age by its own timestamp when it came, None before the first; 0 once the
+    # source has said, by a heartbeat, that it has nothing more to send.
+    lag_s: float | None = None
+    last_event_at: float | None = None  # when the last event that is no heartbeat was received
     silent_s: float | None = None  # since anything was heard, heartbeats too; None: never yet
     reconnects: int = 0
     last_error: str = ""

@@ -28,6 +28,7 @@ from lanecache.errors import (
 )
 from lanecache.ingest.address import parse_source_url
 from lanecache.ingest.attempts import Attempts
+from lanecache.ingest.binlog import only_heartbeats
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
@@ -115,6 +116,7 @@ class Ingest:
         # For statistics.
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
+        self._decoder: Decoder | None = None
         self._counts = DecoderCounts()
         self._last_event_at: float | None = None
 
@@ -204,8 +206,12 @@ class Ingest:
         )
 
     def _lag_s(self) -> float | None:
-        stream = self._stream
-        if not self._counts.last_timestamp or self._last_event_at is None or stream is None:
+        """Give how old the last event was when it came; none while nothing lies behind it."""
+        if self._stream is None or self._decoder is None:
+            return None
+        if self._decoder.at_end:
+            return 0.0
+        if not self._counts.last_timestamp or self._last_event_at is None:
             return None
         return max(0.0, self._last_event_at - self._counts.last_timestamp)
 
@@ -320,7 +326,7 @@ class Ingest:
             )
             await self._provide_schemas(decoder, facts)
             decoder.learn_foreign_keys(await self.server.foreign_keys())
-            self._stream = stream
+            self._stream, self._decoder = stream, decoder
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
                 group.start_soon(self._offering.keep_storing_positions, name="store positions")
@@ -393,7 +399,8 @@ class Ingest:
             if self._attempts.state is not LinkState.CONNECTED:
                 self._attempts.connected(self._position, self._where, anyio.current_time())
                 self._started.set()
-            self._last_event_at = time.time()
+            if not only_heartbeats(block.data, block.spans):
+                self._last_event_at = time.time()
             for output in decoder.feed(block):
                 if type(output) is Committed and not (self._rereads or output.partial):
                     self._position = output.position
