@@ -158,7 +158,10 @@ class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole service at one moment. ``not_ready_because`` is empty exactly when ``ready``."""
+    """The whole service at one moment. ``not_ready_because`` is empty exactly when ``ready``.
+
+    ``warnings`` are sentences on what is wrong all the same: a lane's table that is not there yet.
+    """
 
     source: SourceStatistics | None = None  # None: only a cluster
     sinks: Mapping[str, SinkStatistics] = {}
@@ -168,6 +171,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     ready: bool = False
     not_ready_because: str = ""
+    warnings: Sequence[str] = ()
 
 
 def not_ready_because(
@@ -236,6 +240,7 @@ def take_statistics(
     started_at: float,
     silent_max_s: float,
     undurable_max_s: float = UNDURABLE_MAX_S,
+    warnings: Sequence[str] = (),
 ) -> Statistics:
     """Put the parts together and decide whether the service is ready.
 
@@ -255,6 +260,7 @@ def take_statistics(
         started_at=started_at,
         ready=not reason,
         not_ready_because=reason,
+        warnings=warnings,
     )
 
 

@@ -140,6 +140,11 @@ class Decoder:
         return self._at_end_of == self.counts.events
 
     @property
+    def described(self) -> bool:
+        """Whether the source has said what its events look like: the first that it says."""
+        return self._described
+
+    @property
     def where(self) -> str:
         """Name the place in the binlog that was read last, for messages."""
         return f"{self._file}:{self._offset}"
