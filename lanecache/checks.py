@@ -189,7 +189,7 @@ async def _check_lanes_in_files(config: Config, lanes: Lanes) -> list[Finding]:
 def _no_table(lane: AnyLane, tables: Sequence[tuple[str, str]]) -> Finding:
     what = f"{lane.name}: no table {lane.pattern} is there, or the user may not see it"
     if not tables:
-        return fault(what, f"GRANT SELECT ON {lane.pattern} to the user")
+        return fault(what, f"GRANT SELECT ON {lane.pattern} to the user", awaited=True)
     near = nearest(str(lane.pattern), [f"{schema}.{table}" for schema, table in tables])
     remedy = f"did you mean {near}? if not, " if near else ""
-    return fault(what, f"{remedy}create it, or GRANT SELECT ON it to the user")
+    return fault(what, f"{remedy}create it, or GRANT SELECT ON it to the user", awaited=True)

@@ -16,11 +16,16 @@ class Severity(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was checked: what was found, and what to do where that is not right."""
+    """One thing that was checked: what was found, and what to do where that is not right.
+
+    ``awaited`` says of a fault that it may go away while a run waits for that: a table that is not
+    there yet. A run refuses to start with any other one.
+    """
 
     severity: Severity
     what: str
     remedy: str = ""
+    awaited: bool = False
 
 
 def ok(what: str) -> Finding:
@@ -33,6 +38,6 @@ def warning(what: str, remedy: str) -> Finding:
     return Finding(Severity.WARNING, what, remedy)
 
 
-def fault(what: str, remedy: str) -> Finding:
+def fault(what: str, remedy: str, *, awaited: bool = False) -> Finding:
     """Make a finding that something is wrong."""
-    return Finding(Severity.FAULT, what, remedy)
+    return Finding(Severity.FAULT, what, remedy, awaited)

@@ -40,6 +40,7 @@ class Pipeline:
         deliveries: one for each sink, by name.
         lanes: for each sink, the prefixes of its lanes and their signatures.
         report: takes each invalidation that law 1 asks for, with where it happened.
+        admit: waits until it is known that the lanes can work; raises what keeps them from it.
         ends: whether the reading has an end (``--once``, files): then every sink is waited for.
     """
 
@@ -51,13 +52,16 @@ class Pipeline:
         *,
         lanes: Mapping[str, Mapping[str, str]],
         report: Callable[[Problem, str], None],
+        admit: Callable[[], Awaitable[None]],
         ends: bool,
     ) -> None:
         self.deliveries = deliveries
         self._ends = ends
         others = () if ends else deliveries.values()
         self._outlets = {name: _Outlet(delivery, others) for name, delivery in deliveries.items()}
-        self.ingest = Ingest(config, mapping, self._outlets, lanes=lanes, report=report)
+        self.ingest = Ingest(
+            config, mapping, self._outlets, lanes=lanes, report=report, admit=admit
+        )
 
     async def run(self, stopping: anyio.Event, *, once: bool, drain_s: Callable[[], float]) -> None:
         """Run until the source's end (of files, or with ``once``), a stop, or an error.

@@ -12,7 +12,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import msgspec
 from lanecache.checks import check_lanes
 from lanecache.config import ClusterConfig, Config, SinkConfig, followed_source, load_config
 from lanecache.delivery import Delivery
-from lanecache.errors import ConfigError, LanecacheError, SourceError
+from lanecache.errors import ConfigError, LanecacheError, SourceError, SourceUnavailable
 from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.http import serve_http
@@ -45,6 +45,10 @@ logger = logging.getLogger("lanecache")
 
 # A source that says nothing for this many heartbeats is not healthy; its connection is dropped.
 _SILENT_HEARTBEATS = 3
+
+# How soon, and at last how often, it is looked whether a lane's missing table is there.
+_JUDGE_PAUSE_MIN_S = 1.0
+_JUDGE_PAUSE_MAX_S = 60.0
 
 STOP_DEADLINE_S = 20.0
 
@@ -100,6 +104,7 @@ class Service:
         self._started_at = time.time()
         self._streaming = anyio.Event()
         self._judged = anyio.Event()
+        self._warnings: tuple[str, ...] = ()
         self._stopping = anyio.Event()
         self._drain_deadline_s = STOP_DEADLINE_S
         self._task: asyncio.Task[None] | None = None
@@ -135,6 +140,7 @@ class Service:
             deliveries,
             lanes=signatures,
             report=self._invalidations.report,
+            admit=self._admit,
             ends=self._once or self._files,
         )
 
@@ -193,6 +199,7 @@ class Service:
             cluster=self._cache.statistics() if self._cache is not None else None,
             started_at=self._started_at,
             silent_max_s=_SILENT_HEARTBEATS * (source.heartbeat_s if source else 0.0) + 1.0,
+            warnings=self._warnings,
         )
 
     async def wait(self) -> None:
@@ -302,47 +309,75 @@ class Service:
             failures: list[LanecacheError] = []
             async with anyio.create_task_group() as group:
 
-                async def run(pipeline: Pipeline) -> None:
+                async def guard(work: Callable[..., Awaitable[None]], *arguments: Pipeline) -> None:
                     try:
-                        await pipeline.run(
-                            self._stopping, once=self._once, drain_s=lambda: self._drain_deadline_s
-                        )
+                        await work(*arguments)
                     except LanecacheError as error:
                         failures.append(error)
                         group.cancel_scope.cancel()
 
+                async def run(pipeline: Pipeline) -> None:
+                    await pipeline.run(
+                        self._stopping, once=self._once, drain_s=lambda: self._drain_deadline_s
+                    )
+
                 async def run_all() -> None:
                     async with anyio.create_task_group() as running:
                         for pipeline in self._pipelines:
-                            running.start_soon(run, pipeline, name="pipeline")
+                            running.start_soon(guard, run, pipeline, name="pipeline")
                         if not self._pipelines:
                             await self._stopping.wait()
-                    if not self._stopping.is_set():
-                        # What it has to say of the lanes belongs to the run, however short.
-                        await self._judged.wait()
                     group.cancel_scope.cancel()
 
                 group.start_soon(run_all, name="pipelines")
                 group.start_soon(self._tell_streaming, name="tell streaming")
-                group.start_soon(self._judge_lanes, name="judge lanes")
+                group.start_soon(guard, self._judge_lanes, name="judge lanes")
         if failures:
             raise failures[0]
 
+    async def _admit(self) -> None:
+        """Wait until the lanes were judged, before anything in a cache is touched for them."""
+        await self._judged.wait()
+
     async def _judge_lanes(self) -> None:
-        """Say once, in the log, which lanes cannot work over the tables as they are now."""
-        await self._wait_started()
+        """Judge the lanes over the tables as they are now, beside the start of everything else.
+
+        A table that is not there yet is waited for with a warning. Each finding is in the log once.
+
+        Raises:
+            ConfigError: ``check`` calls one of them a fault that does not go away by itself.
+        """
         if self._files or self._lanes is None:
             self._judged.set()
             return
-        try:
-            for finding in await check_lanes(self._config, self._lanes):
-                if finding.severity is not Severity.OK:
+        said: set[str] = set()
+        pause_s = _JUDGE_PAUSE_MIN_S
+        while True:
+            try:
+                findings = await check_lanes(self._config, self._lanes)
+            except SourceUnavailable:
+                # The source itself tells of that, and tries again as well.
+                await anyio.sleep(pause_s)
+                continue
+            except SourceError as error:
+                logger.info("the lanes could not be judged: %s", error)
+                self._judged.set()
+                return
+            faults = [each for each in findings if each.severity is Severity.FAULT]
+            refused = [each for each in faults if not each.awaited]
+            if refused and not self._judged.is_set():
+                more = f" (and {len(refused) - 1} more: lanecache check)" if refused[1:] else ""
+                raise ConfigError(f"{refused[0].what}; {refused[0].remedy}{more}", path="lanes")
+            for finding in findings:
+                if finding.severity is not Severity.OK and finding.what not in said:
+                    said.add(finding.what)
                     logger.warning("%s; %s", finding.what, finding.remedy)
-        except SourceError as error:
-            # The source itself tells of what keeps it from working.
-            logger.info("the lanes could not be judged: %s", error)
-        finally:
+            self._warnings = tuple(each.what for each in faults)
             self._judged.set()
+            if not faults:
+                return
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _JUDGE_PAUSE_MAX_S)
 
     async def _wait_started(self) -> None:
         for pipeline in self._pipelines:
@@ -416,7 +451,8 @@ def start(
         once: apply all that the source holds, then end; ``service.wait()`` waits for that.
 
     Raises:
-        ConfigError: the configuration is wrong, or the node cannot listen; nothing was started.
+        ConfigError: the configuration is wrong (a lane names a column that its table lacks), or the
+            node cannot listen; nothing was started, and nothing in a cache was changed.
         SourceError, SinkError: the database or a target refuses for good; nothing is left running.
     """
     return Starting(config, once)

@@ -41,8 +41,10 @@ class SourceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0  # events that no lane wanted
     reread_rows: int = 0  # whose values the binlog lacked, and the database gave
     bytes: int = 0  # of the binlog, as received
-    lag_s: float | None = None  # the last event's age by its own timestamp; None before the first
-    last_event_at: float | None = None  # when the last event was received
+    # The last event's age by its own timestamp when it came, None before the first; 0 once the
+    # source has said, by a heartbeat, that it has nothing more to send.
+    lag_s: float | None = None
+    last_event_at: float | None = None  # when the last event that is no heartbeat was received
     silent_s: float | None = None  # since anything was heard, heartbeats too; None: never yet
     reconnects: int = 0
     last_error: str = ""
@@ -156,7 +158,10 @@ class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole service at one moment. ``not_ready_because`` is empty exactly when ``ready``."""
+    """The whole service at one moment. ``not_ready_because`` is empty exactly when ``ready``.
+
+    ``warnings`` are sentences on what is wrong all the same: a lane's table that is not there yet.
+    """
 
     source: SourceStatistics | None = None  # None: only a cluster
     sinks: Mapping[str, SinkStatistics] = {}
@@ -166,6 +171,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     ready: bool = False
     not_ready_because: str = ""
+    warnings: Sequence[str] = ()
 
 
 def not_ready_because(
@@ -234,6 +240,7 @@ def take_statistics(
     started_at: float,
     silent_max_s: float,
     undurable_max_s: float = UNDURABLE_MAX_S,
+    warnings: Sequence[str] = (),
 ) -> Statistics:
     """Put the parts together and decide whether the service is ready.
 
@@ -253,6 +260,7 @@ def take_statistics(
         started_at=started_at,
         ready=not reason,
         not_ready_because=reason,
+        warnings=warnings,
     )
 
 

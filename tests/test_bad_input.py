@@ -482,9 +482,15 @@ async def test_a_lane_over_a_column_that_is_not_there_works_when_the_column_appe
     (fault,) = (await run_to_end(tmp_path, "check", config)).faults(database.password)
     assert f'{schema}.t has no column "name"; did you mean "nam"?' in fault
     assert "correct the lane's columns, or add the column to the table" in fault
+    await redis_server.execute("SET", "t:7", "untouched")
+    refused = (await run_to_end(tmp_path, "run", config)).sentence(2, database.password)
+    assert f'{schema}.t has no column "name"; did you mean "nam"?' in refused
+    assert await redis_server.execute("GET", "t:7") is not None
+    await database.execute(f"ALTER TABLE {schema}.t RENAME COLUMN nam TO name")
     with Lanecache(tmp_path, "run", config) as process:
-        await process.wait_logged("streaming from", "has no column", "correct the lane's columns")
-        # Under the prefix of a lane that cannot work nothing may be believed.
+        await process.wait_logged("streaming from")
+        # It goes while running; below the prefix of a lane that cannot work nothing is believed.
+        await database.execute(f"ALTER TABLE {schema}.t RENAME COLUMN name TO nam")
         await redis_server.execute("SET", "t:1", "stale")
         await database.execute(f"INSERT INTO {schema}.t VALUES (1, 1)")
         await eventually(lambda: redis_server.execute("GET", "t:1"), None, process)

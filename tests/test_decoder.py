@@ -12,6 +12,7 @@ from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
 from lanecache.ingest.decoder import Decoder
+from lanecache.ingest.framing import Block
 from lanecache.ingest.outputs import Committed, Discarded, ForeignKeysWanted, Overflow, SchemaWanted
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Clear, Delete, Operation, Position, Set
@@ -376,3 +377,46 @@ def test_load_data_in_statement_format_clears_what_it_may_have_loaded(mariadb: b
     builder.commit()
     (committed,) = Reading(mariadb=mariadb).feed(builder)
     assert operations(committed) == [Clear("product:")]
+
+
+@pytest.mark.parametrize("kind", [b.HEARTBEAT, b.HEARTBEAT_V2])
+def test_a_heartbeat_moves_what_was_read_and_never_the_position(mariadb: bool, kind: int) -> None:
+    reading = Reading(mariadb=mariadb)
+    events = BinlogBuilder(mariadb=mariadb)
+    events.begin()
+    events.commit()
+    [committed] = reading.feed(events)
+    end = reading.decoder.read_up_to
+    assert end == Position(None, "binlog.000001", committed.position.offset)
+
+    def beat(offset: int, file: str = "binlog.000001") -> None:
+        events = BinlogBuilder(mariadb=mariadb)
+        name = file.encode()
+        body = name
+        if kind == b.HEARTBEAT_V2:
+            wide = b"\xfe" + struct.pack("<Q", offset)
+            body = bytes([1, len(name)]) + name + bytes([2, len(wide)]) + wide + b"\0"
+        events.event(kind, body, timestamp=0, next_position=offset % 2**32)
+        block = events.block()
+        assert not list(reading.decoder.feed(Block(block.data, block.spans[-1:])))
+
+    beat(end.offset)
+    assert reading.decoder.at_end
+    # It left out what lies between: that is no end, and no position.
+    beat(end.offset + 1000)
+    assert not reading.decoder.at_end
+    assert reading.decoder.read_up_to.offset == end.offset + 1000
+    beat(end.offset + 1000)
+    assert reading.decoder.at_end
+    # What cannot be is not believed.
+    beat(end.offset)
+    beat(4, "binlog.000002")
+    assert reading.decoder.read_up_to == Position(None, "binlog.000001", end.offset + 1000)
+    events = BinlogBuilder(mariadb=mariadb)
+    events.begin()
+    events.event(b.XID, struct.pack("<Q", 8), next_position=end.offset + 1400)
+    block = events.block()
+    [after] = reading.decoder.feed(Block(block.data, block.spans[-1:]))
+    assert not reading.decoder.at_end
+    assert after.position.offset == end.offset + 1400
+    assert committed.position.offset == end.offset

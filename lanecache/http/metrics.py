@@ -43,7 +43,7 @@ _SOURCE_COUNTERS = {
     "reconnects": "Times the connection to the source was made again.",
 }
 _SOURCE_GAUGES = {
-    "lag_s": ("lag_seconds", "Age of the last event by its own timestamp."),
+    "lag_s": ("lag_seconds", "Age of the last event as it came; 0 when caught up."),
     "silent_s": ("silence_seconds", "Time since anything was heard, heartbeats too."),
     "last_event_at": ("last_event_timestamp_seconds", "When the last event was received."),
 }

@@ -49,6 +49,7 @@ def render_page(statistics: Statistics, *, now: float) -> str:
     ready = statistics.ready
     badge = f'<span class="badge {"good" if ready else "bad"}">{"ready" if ready else "not ready"}'
     reason = "" if ready else f'<p class="error">{escape(statistics.not_ready_because)}</p>'
+    reason += "".join(f'<p class="error">{escape(text)}</p>' for text in statistics.warnings)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

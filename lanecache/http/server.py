@@ -73,9 +73,11 @@ def build_application(statistics: Callable[[], Statistics]) -> web.Application:
 
     async def readyz(_: web.Request) -> web.Response:
         snapshot = statistics()
+        warnings = "".join(f"warning: {warning}\n" for warning in snapshot.warnings)
         if snapshot.ready:
-            return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"not ready: {snapshot.not_ready_because}\n")
+            return web.Response(text=f"ready\n{warnings}")
+        reason = f"not ready: {snapshot.not_ready_because}\n"
+        return web.Response(status=503, text=f"{reason}{warnings}")
 
     async def page(_: web.Request) -> web.Response:
         return web.Response(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -34,11 +35,14 @@ FLAG_ARTIFICIAL = 0x20  # LOG_EVENT_ARTIFICIAL_F: made up by the dump thread, no
 FLAG_IGNORABLE = 0x80  # LOG_EVENT_IGNORABLE_F
 
 HEADER_BYTES = 19
+_KIND_AT = 4
 CHECKSUM_BYTES = 4
 unpack_header = struct.Struct("<IBIIIH").unpack_from
 """``(timestamp, type, server_id, size, next_position, flags)`` of the header at an offset."""
 
 _CHECKSUM_OFF, _CHECKSUM_CRC32 = 0, 1
+
+HEARTBEATS = frozenset({HEARTBEAT, HEARTBEAT_V2})
 
 # What carries no change and no state that a reader of rows needs.
 WITHOUT_EFFECT = frozenset(
@@ -58,6 +62,16 @@ class FormatDescription(msgspec.Struct, frozen=True):
 
 class Rotate(msgspec.Struct, frozen=True):
     """The file that the stream goes on in, and the offset there."""
+
+    file: str
+    offset: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """Where the source stands while it sends nothing: all that it would send lies behind that.
+
+    Of ``offset``, V1 has only the low 32 bits.
+    """
 
     file: str
     offset: int
@@ -116,6 +130,51 @@ def parse_rotate(body: bytes) -> Rotate:
         file=body[8:].rstrip(b"\0").decode("utf-8", "replace"),
         offset=int.from_bytes(body[:8], "little"),
     )
+
+
+_HEARTBEAT_END, _HEARTBEAT_FILE, _HEARTBEAT_OFFSET = 0, 1, 2
+
+
+def parse_heartbeat(kind: int, body: bytes, next_position: int) -> Heartbeat:
+    """Parse a HEARTBEAT (the file's name, the offset in the header) or a HEARTBEAT_V2.
+
+    V2 has fields of a number, a length and a value, all integers length-encoded (MySQL's
+    ``libs/mysql/binlog/event/codecs/binary.cpp``).
+    """
+    if kind == HEARTBEAT:
+        return Heartbeat(body.rstrip(b"\0").decode("utf-8", "replace"), next_position)
+    file, offset, at = "", 0, 0
+    try:
+        while at < len(body):
+            field, at = _length_encoded(body, at)
+            if field == _HEARTBEAT_END:
+                break
+            length, at = _length_encoded(body, at)
+            value = body[at : at + length]
+            at += length
+            if field == _HEARTBEAT_FILE:
+                file = value.decode("utf-8", "replace")
+            elif field == _HEARTBEAT_OFFSET:
+                offset, _ = _length_encoded(value, 0)
+    except IndexError as error:
+        raise BinlogError("the heartbeat event is cut off") from error
+    return Heartbeat(file, offset)
+
+
+def _length_encoded(data: bytes, at: int) -> tuple[int, int]:
+    """Read MySQL's length-encoded integer; give it, and where the next byte is."""
+    first = data[at]
+    if first < 251:
+        return first, at + 1
+    size = {252: 2, 253: 3, 254: 8}.get(first, 0)
+    if not size or at + 1 + size > len(data):
+        raise IndexError("no length-encoded integer")
+    return int.from_bytes(data[at + 1 : at + 1 + size], "little"), at + 1 + size
+
+
+def only_heartbeats(data: bytes, spans: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether a block's events are heartbeats and nothing else."""
+    return all(data[start + _KIND_AT] in HEARTBEATS for start, _ in spans)
 
 
 def parse_query(body: bytes) -> Query:

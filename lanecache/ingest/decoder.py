@@ -72,7 +72,7 @@ _HEAD = frozenset({b.FORMAT_DESCRIPTION, b.MARIADB_START_ENCRYPTION})
 # The CRC-32 of any bytes that their own CRC-32 stands behind.
 _CHECKSUM_RESIDUE = 0x2144DF1C
 _GTIDS = frozenset({b.GTID, b.ANONYMOUS_GTID, b.GTID_TAGGED, b.MARIADB_GTID})
-_HEARTBEATS = frozenset({b.HEARTBEAT, b.HEARTBEAT_V2})
+_HEARTBEATS = b.HEARTBEATS
 _MEASURE_BYTES = 1 << 32  # next_position has 32 bits
 
 
@@ -132,6 +132,17 @@ class Decoder:
         self._partial = PartialRows() if reread else None
         # Where the last transaction ended, and so where the one under way begins.
         self._ends_at = msgspec.structs.replace(position, resume=None)
+        self._at_end_of = -1  # the count of events when a heartbeat said that there are no more
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the source said, after the last event, that it has nothing more to send."""
+        return self._at_end_of == self.counts.events
+
+    @property
+    def described(self) -> bool:
+        """Whether the source has said what its events look like: the first that it says."""
+        return self._described
 
     @property
     def where(self) -> str:
@@ -145,7 +156,10 @@ class Decoder:
 
     @property
     def read_up_to(self) -> Position:
-        """The file and offset that were read last; they may lie within a transaction."""
+        """The file and offset up to which all was read; they may lie within a transaction.
+
+        Also where the source left events out, or had none: heartbeats say so.
+        """
         return Position(None, self._file, self._offset)
 
     def provide_schema(self, table: NamedTable, schema: SchemaReading | None) -> None:
@@ -202,11 +216,15 @@ class Decoder:
                     yield self._hand_on_part()
                 continue
             if kind in _WITHOUT_CHANGE:
+                if kind in _HEARTBEATS:
+                    beat = b.parse_heartbeat(kind, data[start + 19 : stop], next_position)
+                    self._beat(beat, last=end == block.spans[-1][1])
                 continue
             body = data[start + 19 : stop]
             if kind == _TABLE_MAP and body in announced:
                 continue
-            if timestamp and not flags & _FLAG_ARTIFICIAL:
+            if timestamp and not flags & _FLAG_ARTIFICIAL and kind != _FORMAT_DESCRIPTION:
+                # That of the format description is its file's age, wherever in it a dump begins.
                 counts.last_timestamp = timestamp
             if kind == _XID:
                 yield self._commit(timestamp)
@@ -282,6 +300,22 @@ class Decoder:
         if offset < self._offset:
             offset += _MEASURE_BYTES
         self._offset = offset
+
+    def _beat(self, beat: b.Heartbeat, *, last: bool) -> None:
+        """Take from a heartbeat that the source has nothing for us before that place.
+
+        Only what was read moves by it, never the position: no transaction ends there. Servers also
+        send one amid events that they leave out; at the end, the next one says the same place.
+        """
+        if beat.file != self._file:
+            return
+        offset = beat.offset
+        if offset < _MEASURE_BYTES:
+            offset |= self._offset & -_MEASURE_BYTES
+        if offset == self._offset:
+            self._at_end_of = self.counts.events if last else -1
+        elif offset > self._offset:
+            self._offset = offset
 
     def _describe(self, body: bytes, *, artificial: bool) -> Iterator[Output]:
         # The checksum is behind the algorithm byte in this event, whatever the algorithm.

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import msgspec
 
 from lanecache.config import followed_source
 from lanecache.errors import (
@@ -28,6 +29,7 @@ from lanecache.errors import (
 )
 from lanecache.ingest.address import parse_source_url
 from lanecache.ingest.attempts import Attempts
+from lanecache.ingest.binlog import only_heartbeats
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
@@ -74,6 +76,8 @@ class Ingest:
         outlets: by the sinks' names; each audience of the mapping names some of them.
         lanes: for each sink, the prefixes of its lanes, and the signature of those below each.
         report: is called for each invalidation that law 1 asks for, with where it happened.
+        admit: is awaited once the dump is open and before anything is offered; raises what keeps
+            the lanes from working.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Ingest:
         *,
         lanes: Mapping[str, Mapping[str, str]],
         report: Callable[[Problem, str], None],
+        admit: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._source = followed_source(config)
         self.server: Server | BinlogFiles
@@ -103,11 +108,14 @@ class Ingest:
         self._outlets = outlets
         self._lanes = lanes
         self._report = report
+        self._admit = admit
         self._offering = Offering(
             self._source.name, mapping.audiences, outlets, lanes, config.limits.spill_directory
         )
         self._attempts = Attempts(self._source.reconnect_delay_max_s)
         self._position: Position | None = None
+        # What is offered as soon as the source streams, before any of its transactions.
+        self._clears: list[_Clear] = []
         self._damaged_tries = 0
         self._started = anyio.Event()
         self._rereads = Rereads()
@@ -115,6 +123,7 @@ class Ingest:
         # For statistics.
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
+        self._decoder: Decoder | None = None
         self._counts = DecoderCounts()
         self._last_event_at: float | None = None
 
@@ -144,6 +153,7 @@ class Ingest:
             BinlogError: an event is damaged or unknown; nothing after it was offered.
         """
         self._offering.begin()
+        self._clears = []
         await self._reach_server()
         position = await self._begin(checkpoints)
         self._position = position
@@ -204,8 +214,12 @@ class Ingest:
         )
 
     def _lag_s(self) -> float | None:
-        stream = self._stream
-        if not self._counts.last_timestamp or self._last_event_at is None or stream is None:
+        """Give how old the last event was when it came; none while nothing lies behind it."""
+        if self._stream is None or self._decoder is None:
+            return None
+        if self._decoder.at_end:
+            return 0.0
+        if not self._counts.last_timestamp or self._last_event_at is None:
             return None
         return max(0.0, self._last_event_at - self._counts.last_timestamp)
 
@@ -222,7 +236,11 @@ class Ingest:
             )
 
     async def _begin(self, checkpoints: Mapping[str, Checkpoint | None]) -> Position:
-        """Find where to begin, and bring targets that hold no position to it."""
+        """Find where to begin, and what has to be cleared in the targets once the source streams.
+
+        Until then it may still refuse, and a cache that was emptied for a start that fails has
+        been emptied for nothing.
+        """
         stored = {name: found for name, found in checkpoints.items() if found is not None}
         for found in stored.values():
             self._offering.stay_above(found.version)
@@ -247,17 +265,14 @@ class Ingest:
             checkpoint = stored.get(name)
             if checkpoint is None:
                 # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
-                logger.info("sink %s: no position is stored there, clearing its lanes' keys", name)
-                self._offering.clear(name, self._lanes[name], position)
+                why = "no position is stored there, clearing its lanes' keys"
+                self._clears.append(_Clear(name, tuple(self._lanes[name]), position, why))
                 continue
             changed = {prefix for prefix, _ in checkpoint.lanes.items() ^ self._lanes[name].items()}
             if changed:
-                logger.info(
-                    "sink %s: lanes were changed, added or removed since: clearing %s",
-                    name,
-                    ", ".join(f"{prefix}*" for prefix in sorted(changed)),
-                )
-                self._offering.clear(name, changed, checkpoint.position)
+                prefixes = ", ".join(f"{prefix}*" for prefix in sorted(changed))
+                why = f"lanes were changed, added or removed since: clearing {prefixes}"
+                self._clears.append(_Clear(name, tuple(changed), checkpoint.position, why))
         return position
 
     async def _skip_purged(self, error: PositionPurged) -> None:
@@ -274,7 +289,11 @@ class Ingest:
             error,
             position,
         )
-        self._offering.clear_all(position)
+        self._offering.begin_anew()
+        why = "clearing its lanes' keys"
+        self._clears = [
+            _Clear(name, tuple(self._lanes[name]), position, why) for name in self._outlets
+        ]
         self._position = position
 
     async def _answer(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
@@ -318,9 +337,11 @@ class Ingest:
                 counts=self._counts,
                 reread=isinstance(self.server, Server),
             )
+            if self._admit is not None:
+                await self._admit()
             await self._provide_schemas(decoder, facts)
             decoder.learn_foreign_keys(await self.server.foreign_keys())
-            self._stream = stream
+            self._stream, self._decoder = stream, decoder
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
                 group.start_soon(self._offering.keep_storing_positions, name="store positions")
@@ -390,11 +411,12 @@ class Ingest:
             block = await stream.read()
             if block is None:
                 return
+            if not only_heartbeats(block.data, block.spans):
+                self._last_event_at = time.time()
+            outputs = decoder.feed(block)
             if self._attempts.state is not LinkState.CONNECTED:
-                self._attempts.connected(self._position, self._where, anyio.current_time())
-                self._started.set()
-            self._last_event_at = time.time()
-            for output in decoder.feed(block):
+                outputs = self._connected_by(outputs, decoder)
+            for output in outputs:
                 if type(output) is Committed and not (self._rereads or output.partial):
                     self._position = output.position
                     commit(output)
@@ -408,6 +430,28 @@ class Ingest:
                 self._rereads.read_up_to(decoder.read_up_to)
                 self._settle_rereads()
             self._damaged_tries = 0
+
+    def _connected_by(self, outputs: Iterator[Output], decoder: Decoder) -> Iterator[Output]:
+        """Pass on what the first events give, behind what is to be cleared before it.
+
+        The source streams when its format description is here: what opens a dump before that says
+        nothing, and may be followed by a refusal.
+        """
+        for output in outputs:
+            self._connected()
+            yield output
+        if decoder.described:
+            self._connected()
+
+    def _connected(self) -> None:
+        if self._attempts.state is LinkState.CONNECTED:
+            return
+        clears, self._clears = self._clears, []
+        for clear in clears:
+            logger.info("sink %s: %s", clear.outlet, clear.why)
+            self._offering.clear(clear.outlet, clear.prefixes, clear.position)
+        self._attempts.connected(self._position, self._where, anyio.current_time())
+        self._started.set()
 
     async def _take(self, output: Output, decoder: Decoder) -> None:
         if isinstance(output, Committed):
@@ -463,6 +507,15 @@ class Ingest:
                     effect.add(write)
         self._counts.reread_rows += len(settled)
         self._offering.offer(Committed(effects, self._position, time.time()), effects)
+
+
+class _Clear(msgspec.Struct, frozen=True):
+    """What is to be cleared in an outlet, and where that stands."""
+
+    outlet: str
+    prefixes: tuple[str, ...]
+    position: Position
+    why: str
 
 
 def _earliest(positions: Mapping[str, Position], where: str) -> Position:

@@ -93,12 +93,10 @@ class Offering:
             )
         )
 
-    def clear_all(self, position: Position) -> None:
-        """Begin anew at a position, with nothing below the lanes' prefixes in any sink."""
+    def begin_anew(self) -> None:
+        """Forget what was not offered, and what outlets had ahead: all are to be cleared."""
+        self.begin()
         self._ahead.clear()
-        self._unstored = None
-        for name in self._outlets:
-            self.clear(name, self._lanes[name], position)
 
     def add_part(self, parts: Sequence[OperationSet]) -> None:
         """Keep a part of a transaction, for each audience, until its end."""
