@@ -21,12 +21,13 @@ from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
     EventUnknown,
+    PasswordWithheld,
     PositionPurged,
     SourceClash,
     SourceError,
     SourceUnavailable,
 )
-from lanecache.ingest.address import parse_source_url
+from lanecache.ingest.address import parse_source_url, unverified
 from lanecache.ingest.attempts import Attempts
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
@@ -158,6 +159,11 @@ class Ingest:
                     if self._source.server_id is not None:
                         raise
                     await self._pause(error)
+                except PasswordWithheld as error:
+                    # Once it has let us in, it may have been restarted, or another one answers.
+                    if not self._started.is_set():
+                        raise
+                    await self._pause(error)
                 except PositionPurged as error:
                     await self._skip_purged(error)
                 except EventUnknown:
@@ -212,6 +218,8 @@ class Ingest:
     # Finding the place to begin.
 
     async def _reach_server(self) -> None:
+        if isinstance(self.server, Server) and self.server.address.is_unverified:
+            logger.warning("source: %s", unverified(self.server.address))
         self._facts = facts = await self._answer(self.server.facts)
         if facts.binlog_format != "ROW":
             raise SourceError(
