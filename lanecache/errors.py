@@ -7,7 +7,8 @@
     ├── SourceError            the database refused or cannot serve what is needed
     │   ├── SourceUnavailable  ... right now: it is tried again, for ever
     │   ├── PositionPurged     ... the binlog that holds the wanted position is gone
-    │   └── SourceClash        ... another replica uses the same server_id
+    │   ├── SourceClash        ... another replica uses the same server_id
+    │   └── PasswordWithheld   ... whoever answers wants the password where others may hear it
     ├── BinlogError            bytes that are not a valid binlog; the position stays before them
     │   └── EventUnknown       an event type that is not known and not ignorable
     ├── SchemaUnknown          a table's columns cannot be known; its lanes invalidate
@@ -63,6 +64,14 @@ class PositionPurged(SourceError):
 
 class SourceClash(SourceError):
     """Another replica is connected with the same ``server_id``."""
+
+
+class PasswordWithheld(SourceError):
+    """Whoever answers wants the password in a way that would give it away; it was not sent.
+
+    A run ends with it at its start. One that the database has let in before tries again: the
+    database was restarted and has to cache the account anew, or somebody else answers for now.
+    """
 
 
 class BinlogError(LanecacheError):

@@ -15,6 +15,7 @@ from lanecache.backoff import Backoff
 from lanecache.config import SourceConfig
 from lanecache.errors import (
     ConfigError,
+    PasswordWithheld,
     PositionPurged,
     SourceClash,
     SourceError,
@@ -143,7 +144,9 @@ def test_an_ipv6_host_keeps_its_brackets_in_messages() -> None:
         ("?ssl=verify", TlsMode.VERIFY_IDENTITY),
         ("?ssl_ca=/ca.pem", TlsMode.VERIFY_IDENTITY),
         ("?ssl_ca=/ca.pem&ssl=required", TlsMode.REQUIRED),
-        ("?ssl_cert=/c.pem", TlsMode.REQUIRED),
+        ("?ssl_cert=/c.pem", TlsMode.VERIFY_IDENTITY),
+        ("?ssl_cert=/c.pem&ssl_key=/k.pem", TlsMode.VERIFY_IDENTITY),
+        ("?ssl_cert=/c.pem&ssl=required", TlsMode.REQUIRED),
         ("?ssl=disabled", TlsMode.DISABLED),
     ],
 )
@@ -165,6 +168,8 @@ def test_how_much_tls_is_wanted_follows_from_the_options(options: str, mode: Tls
         "mysql://u:hunter2@h/?tls=1",
         "mysql://u:hunter2@h/?ssl=maybe",
         "mysql://u:hunter2@h/?ssl",
+        "mysql://u:hunter2@h/?ssl_key=/k.pem",
+        "mysql://u:hunter2@h/?allow_cleartext=perhaps",
         "mysql://u:hunter2#x@h",
         "mysql://u:hunter2/x@h",
         "mysql+unix://u:hunter2@",
@@ -521,19 +526,27 @@ async def who(address: SourceAddress) -> tuple[str, str]:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("tls", [False, True])
-async def test_mysql_accounts_log_in_uncached_and_cached(mysql: MySql, tls: bool) -> None:
+@pytest.mark.parametrize("way", ["tls", "pinned key", "allowed"])
+async def test_mysql_accounts_log_in_uncached_and_cached(mysql: MySql, way: str) -> None:
+    tls = way == "tls"
     await mysql.execute(
         "DROP USER IF EXISTS sha2",
         "CREATE USER sha2 IDENTIFIED WITH caching_sha2_password BY 'pä$$/w@rd'",
         "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO sha2",
     )
-    parameters = {"ssl": "required"} if tls else {}
-    url = mysql.url("sha2", "pä$$/w@rd", **parameters)
-    for _ in range(2):
-        user, cipher = await who(parse_source_url(url))
+    parameters = {
+        "tls": {"ssl": "required"},
+        "pinned key": {"server_public_key": str(mysql.data / "public_key.pem")},
+        "allowed": {"allow_cleartext": 1},
+    }
+    url = mysql.url("sha2", "pä$$/w@rd", **parameters[way])
+    plain = url.partition("?")[0]
+    with pytest.raises(PasswordWithheld):
+        await who(parse_source_url(plain))
+    for each in (url, url, plain):
+        user, cipher = await who(parse_source_url(each))
         assert user == "sha2"
-        assert bool(cipher) == tls
+        assert bool(cipher) == (tls and each != plain)
     async with connected(url) as server:
         assert await dump_all(server, await server.position())
     await mysql.execute("DROP USER sha2")

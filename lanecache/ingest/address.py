@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import ssl
 from enum import Enum
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from lanecache.address import Address, plain_host
 from lanecache.errors import ConfigError
 
 _FIELD = "source.url"
 _PORT = 3306
 _SCHEMES = ("mysql", "mariadb", "mysql+unix", "mariadb+unix")
-_OPTIONS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "unix_socket")
+_OPTIONS = (
+    "ssl",
+    "ssl_ca",
+    "ssl_cert",
+    "ssl_key",
+    "server_public_key",
+    "allow_cleartext",
+    "unix_socket",
+)
 
 
 class TlsMode(Enum):
@@ -32,6 +42,10 @@ _TLS_MODES = {
     **dict.fromkeys(("true", "1", "yes", "on"), TlsMode.REQUIRED),
     "verify": TlsMode.VERIFY_IDENTITY,
 }
+_SWITCH = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 class SourceAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +60,8 @@ class SourceAddress(msgspec.Struct, frozen=True, kw_only=True):
     ssl_ca: str = ""
     ssl_cert: str = ""
     ssl_key: str = ""
+    server_public_key: str = ""
+    allow_cleartext: bool = False
 
     @property
     def where(self) -> str:
@@ -59,6 +75,36 @@ class SourceAddress(msgspec.Struct, frozen=True, kw_only=True):
         return f"SourceAddress({self.user}{hidden}@{self.where}, tls={self.tls.value})"
 
     __str__ = __repr__
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody beyond this machine lies on the way: a Unix socket, or the loopback."""
+        return bool(self.unix_socket) or Address(plain_host(self.host), self.port).is_loopback
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether TLS is wanted and whoever answers is believed."""
+        return self.tls is TlsMode.REQUIRED
+
+    def pinned_key(self) -> bytes | None:
+        """Read the server's RSA key, the only one that the password may be encrypted by.
+
+        Raises:
+            ConfigError: the file is missing or is no public RSA key.
+        """
+        if not self.server_public_key:
+            return None
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        try:
+            pem = Path(self.server_public_key).read_bytes()
+            if not isinstance(load_pem_public_key(pem), RSAPublicKey):
+                raise ValueError("it is no RSA key")
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            _bad(f"server_public_key={self.server_public_key} cannot be used: {_reason(error)}")
+        return pem
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """Make the TLS settings of a connection, or ``None`` where none is wanted.
@@ -94,8 +140,10 @@ def parse_source_url(url: str) -> SourceAddress:
     User, password, host and path are percent-decoded. A Unix socket is named by
     ``mysql+unix://user:password@/path/of/socket`` or ``?unix_socket=/path``. Options: ``ssl``
     (disabled, required, verify_ca, verify_identity), ``ssl_ca``, ``ssl_cert``, ``ssl_key`` (paths
-    of PEM files). A given ``ssl_ca`` means ``verify_identity``, a given ``ssl_cert`` ``required``,
-    where ``ssl`` says nothing else.
+    of PEM files). A given ``ssl_ca`` or ``ssl_cert`` means ``verify_identity`` where ``ssl`` says
+    nothing else; without ``ssl_ca`` the system's authorities are believed. Without TLS,
+    ``server_public_key`` is the PEM file of the RSA key that the password may be encrypted by, and
+    ``allow_cleartext`` gives the password to whoever asks.
 
     Raises:
         ConfigError: the URL is not of this form; names ``source.url``, never shows the password.
@@ -122,6 +170,8 @@ def parse_source_url(url: str) -> SourceAddress:
         _bad("it names no host")
     if not parts.username:
         _bad("it names no user")
+    if options.get("ssl_key") and not options.get("ssl_cert"):
+        _bad("ssl_key needs ssl_cert")
     return SourceAddress(
         host=unquote(parts.hostname or "localhost"),
         port=_PORT if port is None else port,
@@ -132,6 +182,17 @@ def parse_source_url(url: str) -> SourceAddress:
         ssl_ca=options.get("ssl_ca", ""),
         ssl_cert=options.get("ssl_cert", ""),
         ssl_key=options.get("ssl_key", ""),
+        server_public_key=options.get("server_public_key", ""),
+        allow_cleartext=_switch(options, "allow_cleartext"),
+    )
+
+
+def unverified(address: SourceAddress) -> str:
+    """Say what ``ssl=required`` does not do."""
+    believed = ", whatever ssl_ca says" if address.ssl_ca else ""
+    return (
+        f"ssl=required encrypts the connection to {address.where} and verifies nothing{believed}:"
+        " whoever answers there is believed; use ssl=verify_identity"
     )
 
 
@@ -154,9 +215,17 @@ def _tls_mode(options: dict[str, str]) -> TlsMode:
         if mode is None:
             _bad(f"ssl={wanted} is not one of {', '.join(mode.value for mode in TlsMode)}")
         return mode
-    if options.get("ssl_ca"):
+    # Who gives a certificate means to be sure of the other side as well.
+    if options.get("ssl_ca") or options.get("ssl_cert"):
         return TlsMode.VERIFY_IDENTITY
-    return TlsMode.REQUIRED if options.get("ssl_cert") else TlsMode.DISABLED
+    return TlsMode.DISABLED
+
+
+def _switch(options: dict[str, str], name: str) -> bool:
+    wanted = options.get(name, "no").lower()
+    if wanted not in _SWITCH:
+        _bad(f"{name}={wanted} is neither 1 nor 0")
+    return _SWITCH[wanted]
 
 
 def _reason(error: Exception) -> str:

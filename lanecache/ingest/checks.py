@@ -14,7 +14,7 @@ from lanecache.errors import (
 )
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.gtid import MARIADB, MYSQL
-from lanecache.ingest.address import SourceAddress, parse_source_url
+from lanecache.ingest.address import SourceAddress, TlsMode, parse_source_url, unverified
 from lanecache.ingest.server import Server
 from lanecache.ingest.source import open_dump
 
@@ -47,6 +47,7 @@ async def check_source(
         server = Server(address, connect_timeout_s=config.connect_timeout_s)
         facts = await server.facts()
         findings.append(ok(f"connected to {facts.product} {facts.version_text} at {address.where}"))
+        findings += _check_way(address)
         findings += _check_settings(facts)
         findings += await _check_position(server, facts)
         findings += await _check_start(server, facts, config.start)
@@ -61,6 +62,28 @@ async def check_source(
         if server is not None:
             await server.close()
     return findings
+
+
+def _check_way(address: SourceAddress) -> Iterator[Finding]:
+    """Tell what others on the way to the database can do."""
+    if address.is_local:
+        return
+    remedy = "add ssl=verify_identity to source.url, and ssl_ca where the system does not know it"
+    if address.is_unverified:
+        yield warning(unverified(address), remedy)
+    elif address.tls is TlsMode.DISABLED:
+        yield warning(
+            f"the database at {address.where} is reached without TLS: whoever is on the way can"
+            " read and change what it says",
+            remedy,
+        )
+        if address.allow_cleartext:
+            yield warning(
+                f"allow_cleartext=1 gives the password to whoever answers at {address.where}",
+                f"{remedy}; or use server_public_key",
+            )
+    else:
+        yield ok(f"the database at {address.where} is reached over TLS that is verified")
 
 
 def _check_settings(facts: ServerFacts) -> Iterator[Finding]:

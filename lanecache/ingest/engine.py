@@ -22,12 +22,13 @@ from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
     EventUnknown,
+    PasswordWithheld,
     PositionPurged,
     SourceClash,
     SourceError,
     SourceUnavailable,
 )
-from lanecache.ingest.address import parse_source_url
+from lanecache.ingest.address import parse_source_url, unverified
 from lanecache.ingest.attempts import Attempts
 from lanecache.ingest.binlog import only_heartbeats
 from lanecache.ingest.decoder import Decoder
@@ -168,6 +169,11 @@ class Ingest:
                     if self._source.server_id is not None:
                         raise
                     await self._pause(error)
+                except PasswordWithheld as error:
+                    # Once it has let us in, it may have been restarted, or another one answers.
+                    if not self._started.is_set():
+                        raise
+                    await self._pause(error)
                 except PositionPurged as error:
                     await self._skip_purged(error)
                 except EventUnknown:
@@ -226,6 +232,8 @@ class Ingest:
     # Finding the place to begin.
 
     async def _reach_server(self) -> None:
+        if isinstance(self.server, Server) and self.server.address.is_unverified:
+            logger.warning("source: %s", unverified(self.server.address))
         self._facts = facts = await self._answer(self.server.facts)
         if facts.binlog_format != "ROW":
             raise SourceError(

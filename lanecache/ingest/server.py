@@ -13,7 +13,13 @@ import msgspec
 from asyncmy.cursors import DictCursor
 from asyncmy.errors import MySQLError
 
-from lanecache.errors import ConfigError, SourceClash, SourceError, SourceUnavailable
+from lanecache.errors import (
+    ConfigError,
+    LanecacheError,
+    SourceClash,
+    SourceError,
+    SourceUnavailable,
+)
 from lanecache.gtid import MARIADB, MYSQL, parse_gtid_set
 from lanecache.ingest.cascades import FOREIGN_KEYS_QUERY, ForeignKey, parse_foreign_keys
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
@@ -132,7 +138,11 @@ class Server:
                 fresh = self._connection is None
                 try:
                     return await self._query(statement, arguments)
-                except (MySQLError, OSError, TimeoutError) as error:
+                except LanecacheError:
+                    await self.close()
+                    raise
+                except Exception as error:
+                    # What is no answer of a database comes as an error of any kind.
                     reason = explain(error, self.address)
                     if isinstance(reason, SourceUnavailable):
                         await self.close()

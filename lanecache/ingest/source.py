@@ -123,7 +123,7 @@ async def open_dump(
                 await _prepare(connection, facts, position, identity, heartbeat_s, address.where)
                 # Once connected this only gives protocol and transport (asyncmy's connect).
                 _, transport = await connection.connect()
-        except (MySQLError, OSError, TimeoutError) as error:
+        except Exception as error:
             raise explain(error, address) from error
         protocol = BinlogProtocol(
             transport,

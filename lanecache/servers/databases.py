@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -245,6 +246,29 @@ class MySql(DatabaseServer):
     """A private MySQL, with GTIDs on."""
 
     product = MYSQL
+
+    def url(self, user: str = REPLICA, password: str | None = None, **parameters: str | int) -> str:
+        """Give the URL as ``DatabaseServer.url`` does, with the key that logging in wants.
+
+        Without TLS an account that this server has not cached sends its password encrypted by the
+        server's key, and to no other.
+        """
+        if not parameters.keys() & {"ssl", "ssl_ca", "ssl_cert", "allow_cleartext"}:
+            parameters.setdefault("server_public_key", str(self.data / "public_key.pem"))
+        return super().url(user, password, **parameters)
+
+    async def start(self) -> None:
+        """Start it as ``PrivateServer.start`` does; ``lanecache`` can log in without the key.
+
+        What it caches of an account is gone with a restart, and is there again after a login.
+        """
+        await super().start()
+        # An account that a test has changed logs in as that test says.
+        with contextlib.suppress(asyncmy.errors.OperationalError):
+            connection = await asyncmy.connect(
+                user=REPLICA, password=self.password, unix_socket=str(self.socket)
+            )
+            connection.close()
 
     def _place_arguments(self) -> list[str]:
         arguments = super()._place_arguments()

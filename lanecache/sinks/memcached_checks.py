@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lanecache.errors import SinkUnavailable
 from lanecache.finding import Finding, fault, ok, warning
+from lanecache.sinks.exposure import exposed
 from lanecache.sinks.memcached_address import Target, parse_target
 from lanecache.sinks.memcached_connection import connect
 from lanecache.sinks.memcached_opening import Opened, ServerLink, judge, read_record
@@ -40,6 +41,13 @@ async def check_memcached(
             opened.links.append(link)
             findings += await _check_server(name, target, link)
             await read_record(link, source, name)
+        if target.tls is None:
+            findings += exposed(
+                name,
+                "memcached",
+                [(server.host, server.port) for server in target.servers],
+                remedy=f"use memcacheds:// in sinks.{name}.url",
+            )
         if not opened.links:
             return findings, None
         found = judge(opened, target, ())

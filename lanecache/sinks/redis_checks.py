@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from lanecache.errors import SinkError
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.operation import Checkpoint, Position
-from lanecache.sinks.redis_address import TargetKind, address_of, parse_target, spell
+from lanecache.sinks.exposure import exposed, unverified
+from lanecache.sinks.redis_address import (
+    REDIS_PORT,
+    Target,
+    TargetKind,
+    address_of,
+    parse_target,
+    spell,
+)
 from lanecache.sinks.redis_commands import position_key
 from lanecache.sinks.redis_connection import connect, parse_info, read_bytes
 from lanecache.sinks.redis_nodes import RedisNodes
@@ -48,6 +58,7 @@ async def check_redis(
     try:
         protocol = connection.protocol
         findings.append(ok(f"sink {name}: connected to Redis at {address_of(config.url)}"))
+        findings += _check_way(name, target, [config.url])
         findings += await _check_settings(protocol, name)
         findings.append(await _check_clients(protocol, name))
         finding, position = await _check_position(protocol, name, source)
@@ -73,6 +84,8 @@ async def check_redis_cluster(
         findings = [
             ok(f"sink {name}: connected to {count} primaries of the Redis Cluster, all slots held")
         ]
+        reached = dict.fromkeys((*target.addresses, *nodes.protocols))
+        findings += _check_way(name, target, map(target.url_of, reached))
         for address, protocol in nodes.protocols.items():
             label = f"{name} at {spell(address)}"
             findings += await _check_settings(protocol, label)
@@ -92,6 +105,39 @@ async def check_redis_cluster(
         )
         return [*findings, finding], None
     return [*findings, _no_position(name, source)], None
+
+
+def _check_way(name: str, target: Target, urls: Iterable[str]) -> list[Finding]:
+    """Tell what others on the way to the servers, and to the Sentinels, can do."""
+    field = f"sinks.{name}.url"
+    open_to: list[tuple[str, int]] = []
+    with_password = believing = False
+    for parts in map(urlsplit, urls):
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if parts.scheme == "rediss":
+            believing = believing or options.get("ssl_cert_reqs", "").lower() == "none"
+        elif parts.scheme == "redis":
+            open_to.append((parts.hostname or "localhost", parts.port or REDIS_PORT))
+            with_password = with_password or bool(parts.password or options.get("password"))
+    scheme = "rediss" + target.url.partition(":")[0][len("redis") :]
+    findings = exposed(
+        name,
+        "Redis",
+        open_to,
+        remedy=f"use {scheme}:// in {field}, with ssl_ca_certs=FILE",
+        with_password=with_password,
+    )
+    if target.kind is TargetKind.SENTINEL and not target.sentinel_tls:
+        findings += exposed(
+            name,
+            "the Sentinels, who name the primary",
+            target.addresses,
+            remedy=f"use rediss+sentinel:// in {field}, or sentinel_ssl=true",
+            with_password=bool(target.sentinel_password),
+        )
+    if believing:
+        findings.append(unverified(name, "Redis"))
+    return findings
 
 
 async def _check_settings(protocol: RedisProtocol, name: str) -> list[Finding]:
