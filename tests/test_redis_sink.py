@@ -126,7 +126,9 @@ def no_oversized(key: str) -> None:
 
 def test_plain_writes_share_a_command() -> None:
     writes = [Set("a", b"1"), Delete("b"), Set("ü", b"2"), Delete("c")]
-    pieces = encode_writes(writes, checkpoint=Piece(pack_command(("SET", "p", "{}")), 1), oversized=no_oversized)
+    pieces = encode_writes(
+        writes, checkpoint=Piece(pack_command(("SET", "p", "{}")), 1), oversized=no_oversized
+    )
     assert commands_of(pieces) == [
         [b"MSET", b"a", b"1", "ü".encode(), b"2"],
         [b"UNLINK", b"b", b"c"],
@@ -149,7 +151,11 @@ def test_a_ttl_is_always_one_that_redis_accepts(ttl_s: float, ttl_ms: int) -> No
 
 def test_large_sets_of_writes_are_cut_into_pieces_that_hold_every_write_once() -> None:
     writes = [Set(f"k{n}", b"x" * 1000) for n in range(3000)]
-    pieces = list(encode_writes(writes, checkpoint=Piece(pack_command(("SET", "p", "{}")), 1), oversized=no_oversized))
+    pieces = list(
+        encode_writes(
+            writes, checkpoint=Piece(pack_command(("SET", "p", "{}")), 1), oversized=no_oversized
+        )
+    )
     assert len(pieces) > 5
     assert max(len(piece.data) for piece in pieces) < 300_000
     commands = commands_of(pieces)
