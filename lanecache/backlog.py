@@ -7,12 +7,15 @@ While a sink works on a long ``Clear``, everything behind it waits, and the keys
 would go stale. So the sink may look ahead (``begin``, ``next``) and forget those keys at once. When
 the queue is full by then, what is queued is folded into one invalidation of its keys, so that the
 source goes on being read, and what it brings is forgotten too (laws 1 and 7).
+
+The same while a target is full (``begin_full``), by the delivery itself: for that there is no end
+in sight, so a queue that its keys alone fill is folded into a clear of everything.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +34,9 @@ SPILLED_MAX = 2
 
 # How long a clear may take before what waits is forgotten ahead: until then values come soon.
 PATIENCE_S = 0.1
+
+# How long a target may be full with the queue before values are dropped for the source to go on.
+FULL_PATIENCE_S = 1.0
 
 
 class _Account(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +82,8 @@ class Backlog:
         self._spilled = 0
         # Looking ahead: since when, what was not asked for yet, and what the queue was folded into.
         self._begun_at: float | None = None
+        self._full_at: float | None = None
+        self._prefixes: tuple[str, ...] | None = None  # what is everything; None: never cleared
         self._ahead: deque[Transaction] = deque()
         self._folded: Transaction | None = None
 
@@ -159,20 +167,54 @@ class Backlog:
             self._begun_at = self._clock()
         self._ahead = deque((*self.given, *self.queued))
 
+    def begin_full(self, prefixes: tuple[str, ...]) -> None:
+        """Begin, unless it has begun already, to look ahead since the target is full.
+
+        Nothing is given to the sink, and all that is queued will be applied once more.
+
+        Args:
+            prefixes: the key prefixes of every lane.
+        """
+        assert not self.given
+        if self._prefixes is None:
+            self.begin()
+            self._prefixes = prefixes
+
     def next(self) -> Transaction | None:
         """Give the next one that waits: see ``Waiting``."""
-        if self._begun_at is None or self._clock() - self._begun_at < PATIENCE_S:
+        if self._begun_at is None:
             return None
-        if self._ahead:
-            return self._ahead.popleft()
-        if self.full:
-            self._fold()
-        return None
+        now = self._clock()
+        if self._prefixes is None and now - self._begun_at < PATIENCE_S:
+            return None
+        if not self._ahead and self.full:
+            self._fold_when_due(now)
+        return self._ahead.popleft() if self._ahead else None
+
+    def next_run(self, bytes_max: int) -> list[Transaction]:
+        """Give the next ones, up to the first that makes them ``bytes_max``."""
+        run: list[Transaction] = []
+        size_bytes = 0
+        while size_bytes < bytes_max and (transaction := self.next()) is not None:
+            run.append(transaction)
+            size_bytes += transaction.operations.size_bytes
+        return run
 
     def end(self) -> None:
         """Look ahead no more: the sink has taken what it was given, or has failed."""
-        self._begun_at = self._folded = None
+        self._begun_at = self._folded = self._prefixes = self._full_at = None
         self._ahead.clear()
+
+    def _fold_when_due(self, now: float) -> None:
+        if self._prefixes is None:
+            self._fold()
+            return
+        if self._full_at is None:
+            self._full_at = now
+        if now - self._full_at >= FULL_PATIENCE_S:
+            self._fold()
+            if self._prefixes and self.full and not self._is_clear_of(self._prefixes):
+                self._fold_all(self._prefixes)
 
     def _fold(self) -> None:
         """Fold what is queued, as far back as nothing is on disk, into one invalidation.
@@ -199,10 +241,44 @@ class Backlog:
         for transaction in tail:
             for prefix in transaction.operations.clears():
                 operations.clear(prefix)
+            cleared = tuple(operations.prefixes)
             for write in transaction.operations.writes():
                 dropped += isinstance(write, Set)
-                if write.key not in operations.by_key:
+                if write.key not in operations.by_key and not write.key.startswith(cleared):
                     operations.add(Delete(write.key))
+        self._append_folded(last, operations, accounts)
+        if tail:
+            self._told(dropped)
+
+    def _fold_all(self, prefixes: tuple[str, ...]) -> None:
+        """Fold all that is queued into a clear of everything, which has to be looked at."""
+        dropped = sum(
+            isinstance(write, Set)
+            for transaction in self.queued
+            if not transaction.operations.spilled
+            for write in transaction.operations.writes()
+        )
+        operations = OperationSet()
+        for prefix in prefixes:
+            operations.clear(prefix)
+        last = self.queued[-1]
+        accounts = list(reversed(self._accounts))
+        self.queued.clear()
+        self._accounts.clear()
+        self._append_folded(last, operations, accounts)
+        assert self._folded is not None
+        self._ahead.append(self._folded)
+        self._told(dropped)
+
+    def _is_clear_of(self, prefixes: tuple[str, ...]) -> bool:
+        """Tell whether all that is queued is a clear of these prefixes already."""
+        first = self.queued[0]
+        return first is self._folded and set(prefixes) <= set(first.operations.clears())
+
+    def _append_folded(
+        self, last: Transaction, operations: OperationSet, accounts: Sequence[_Account]
+    ) -> None:
+        """Queue what some transactions were folded into; ``accounts`` are theirs, newest first."""
         self._folded = msgspec.structs.replace(last, operations=operations)
         account = _Account(
             operations.size_bytes + TRANSACTION_OVERHEAD_BYTES,
@@ -214,8 +290,7 @@ class Backlog:
         self.queued.append(self._folded)
         self._accounts.append(account)
         self.bytes += account.cost_bytes - sum(each.cost_bytes for each in accounts)
-        if tail:
-            self._told(dropped)
+        self._spilled -= sum(each.spilled for each in accounts)
 
     def _count(self, transaction: Transaction) -> _Account:
         operations = transaction.operations

@@ -3,6 +3,11 @@
 A transaction stays here until the sink reports it durable. When the target fails, it is opened
 again, and the position that is stored there says what to send once more; what it cannot say from
 here (it holds an older position than anything kept) is the engine's to replay.
+
+While a target is there and has no room, it would go on serving old values for as long as that
+lasts. So the keys of everything that waits, and of what comes, are forgotten ahead between the
+tries; values and position follow in their order when there is room again. A target that cannot be
+reached cannot be told.
 """
 
 from __future__ import annotations
@@ -14,12 +19,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from lanecache.backlog import Backlog
+from lanecache.backlog import PATIENCE_S, Backlog
 from lanecache.backoff import Backoff
-from lanecache.errors import PositionLost, SinkError, SinkUnavailable
+from lanecache.errors import PositionLost, SinkError, SinkFull, SinkUnavailable
 from lanecache.operation import (
     Checkpoint,
     ForesightedSink,
+    ForgettingSink,
     OperationSet,
     Position,
     Sink,
@@ -34,6 +40,12 @@ logger = logging.getLogger("lanecache.delivery")
 
 # How long closing may wait for what is under way.
 _CLOSE_TIMEOUT_S = 5.0
+
+# How much is forgotten in one step at a target that is full, and how soon after one it is tried
+# whether that has made room.
+_FORGET_BYTES = 256 * 1024
+_FORGOTTEN_RETRY_S = 0.2
+_MEANWHILE = "; until then the keys of what waits are forgotten"
 
 
 class SinkRewound(Exception):
@@ -91,6 +103,8 @@ class Delivery:
         self._checkpoint: Checkpoint | None = None
         self._backlog = Backlog(config.queue_bytes_max, time.monotonic, self._folded)
         self._folding_said = False
+        self._opened = False
+        self._forgets = False
         self._foresighted = isinstance(sink, ForesightedSink)
         if isinstance(sink, ForesightedSink):
             sink.look_ahead(self._backlog)
@@ -115,6 +129,11 @@ class Delivery:
     def state(self) -> LinkState:
         """Where the connection to the target stands."""
         return self._state
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the target is full, and is told to forget what waits: it should go on coming."""
+        return self._forgets
 
     def detach(self) -> None:
         """Let go of what is kept, and take nothing more, since the target is not there.
@@ -165,13 +184,14 @@ class Delivery:
             # Not part of the protocol: a sink that counts them has it.
             invalidated=done.invalidated + getattr(self._sink, "invalidated", 0),
             waiting_s=self._backlog.waiting_s,
-            last_error=self._last_error,
+            last_error=self._last_error + (_MEANWHILE if self._forgets else ""),
         )
 
     async def open_first(self) -> Checkpoint | None:
         """Open the sink at the start and give what is stored there; drops what was queued.
 
-        Waits for ever for a target that is down, and says so once.
+        Waits for ever for a target that is down, and says so once. One that is full is not waited
+        for: what comes has to be forgotten there.
 
         When it is opened once more after a run, a position that was stored before and is gone now
         is handled as the configuration says.
@@ -183,7 +203,14 @@ class Delivery:
         before = self._checkpoint
         self._detached = False
         self._void()
-        self._checkpoint = await self._open()
+        try:
+            self._checkpoint = await self._open()
+            self._opened = True
+            self._found()
+        except SinkFull as error:
+            self._lost(error)
+            self._checkpoint = _stored(error)
+            self._opened = False
         if self._checkpoint is None and before is not None:
             self._checkpoint = before
             self._reconcile(None)
@@ -202,12 +229,12 @@ class Delivery:
             SinkError: the target can never work like this.
         """
         try:
+            if not self._opened:
+                await self._open_again()
             while True:
                 error = await self._serve()
                 self._lost(error)
-                await self._sink.close()
-                await anyio.sleep(self._backoff.delay_s())
-                self._reconcile(await self._open())
+                await self._open_again(full=isinstance(error, SinkFull))
         except SinkError as error:
             self._last_error = str(error)
             raise
@@ -248,9 +275,8 @@ class Delivery:
         for failure in failures:
             if not isinstance(failure, SinkUnavailable):
                 raise failure
-        first = failures[0]
-        assert isinstance(first, SinkUnavailable)
-        return first
+        passing = [failure for failure in failures if isinstance(failure, SinkUnavailable)]
+        return next((each for each in passing if isinstance(each, SinkFull)), passing[0])
 
     async def _feed(self) -> None:
         while True:
@@ -278,28 +304,98 @@ class Delivery:
         done.operations += settled.operations
         done.bytes += settled.size_bytes
         done.durable_at = time.time()
+        self._backoff.reset()
         self._checkpoint = Checkpoint.of(settled.last, self._writer)
         self._wake()
 
     # Losing and finding the target.
 
     async def _open(self) -> Checkpoint | None:
-        """Open the sink, as often as it takes."""
+        """Open the sink, as often as it takes.
+
+        Raises:
+            SinkFull: it is full; it may be told to forget.
+        """
         while True:
             try:
-                checkpoint = await self._sink.open(self._source, self._writer, self._durable)
+                return await self._sink.open(self._source, self._writer, self._durable)
+            except SinkFull:
+                raise
             except SinkUnavailable as error:
                 await self._sink.close()
                 self._lost(error)
-            else:
-                break
+                # It may come back with what it was told to forget.
+                self._backlog.end()
             await anyio.sleep(self._backoff.delay_s())
+
+    async def _open_again(self, *, full: bool = False) -> None:
+        """Open the sink, as often as it takes, and decide what is sent once more.
+
+        Args:
+            full: whether it was lost for want of room, though what it holds can be deleted.
+        """
+        await self._sink.close()
+        if not full:
+            await anyio.sleep(self._backoff.delay_s() if self._opened else 0)
+        while True:
+            try:
+                self._reconcile(await self._open())
+                self._opened = True
+                break
+            except SinkFull as error:
+                self._lost(error)
+                self._reconcile(_stored(error))
+                await self._hold()
+                await self._sink.close()
+                full = False
+        if full:
+            # It has room for a position, and had none for what came behind it.
+            await self._hold()
+        else:
+            self._backoff.reset()
+        self._found()
+
+    def _found(self) -> None:
+        """Take note that the sink is open."""
         if self._state is LinkState.WAITING:
             away_s = time.monotonic() - self._lost_at
             logger.info("sink %s: back after %.1f s", self.name, away_s)
         self._state = LinkState.CONNECTED
-        self._backoff.reset()
-        return checkpoint
+        self._forgets = False
+        self._backlog.end()
+
+    async def _hold(self) -> None:
+        """Wait before the next try at a target that is full, and forget there what waits and comes.
+
+        When that has made room, the next try comes soon. Nothing is given to the sink here.
+        """
+        sink = self._sink
+        until = time.monotonic() + self._backoff.delay_s()
+        if not isinstance(sink, ForgettingSink):
+            await anyio.sleep(until - time.monotonic())
+            return
+        if not self._forgets:
+            self._forgets = True
+            logger.warning(
+                "sink %s: until it has room, the keys of what waits are forgotten", self.name
+            )
+        self._backlog.begin_full(self._prefixes)
+        try:
+            while (left_s := until - time.monotonic()) > 0:
+                self._offered.clear()
+                run = self._backlog.next_run(_FORGET_BYTES)
+                if run:
+                    await sink.forget(run)
+                    until = min(until, time.monotonic() + _FORGOTTEN_RETRY_S)
+                    continue
+                # A full queue is folded some time later.
+                with anyio.move_on_after(min(left_s, PATIENCE_S) if self.full else left_s):
+                    await self._offered.wait()
+        except SinkUnavailable as error:
+            self._forgets = False
+            self._backlog.end()
+            self._lost(error)
+            await anyio.sleep(max(0.0, until - time.monotonic()))
 
     def _lost(self, error: SinkUnavailable) -> None:
         """Take note of a failure; said once, and again only when the reason changes."""
@@ -325,7 +421,8 @@ class Delivery:
                     break
             else:
                 raise SinkRewound(self.name, stored)
-        self._backlog.take_back()
+        if self._backlog.given:
+            self._backlog.take_back()
 
     def _position_lost(self, durable: Checkpoint) -> None:
         if self._config.on_lost == "stop":
@@ -359,9 +456,10 @@ class Delivery:
         if invalidated and not self._folding_said:
             self._folding_said = True
             logger.warning(
-                "sink %s: its queue was full while keys were being cleared; what waited is applied "
+                "sink %s: its queue was full while %s; what waited is applied "
                 "as invalidations of its keys, so that the source goes on being read",
                 self.name,
+                "the target was" if self._forgets else "keys were being cleared",
             )
         self._done.invalidated += invalidated
         self._wake()
@@ -378,6 +476,13 @@ class Delivery:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _stored(error: SinkFull) -> Checkpoint | None:
+    """Give what is stored in a target that could not be opened for want of room."""
+    checkpoint = error.checkpoint
+    assert checkpoint is None or isinstance(checkpoint, Checkpoint)
+    return checkpoint
 
 
 class _Counts:

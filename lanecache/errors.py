@@ -20,6 +20,7 @@
     │   └── FillReentered      ... as its filler waits, by some way, for itself
     └── SinkError              a target refused what lanecache needs
         ├── SinkUnavailable    ... right now: it is tried again, for ever
+        │   └── SinkFull       ... for want of memory: what it holds can still be deleted
         ├── SinkConflict       ... another process writes under the same source name
         └── PositionLost       ... the position that was written is gone and the config says stop
 
@@ -156,6 +157,18 @@ class SinkUnavailable(SinkError):
     """The target cannot be reached, is loading, full or read-only; it is tried again."""
 
     retryable = True
+
+
+class SinkFull(SinkUnavailable):
+    """The target is there and takes no more values, for want of memory.
+
+    Raised by ``open``, ``checkpoint`` is what is stored there (a ``lanecache.operation.Checkpoint``
+    or ``None``); nothing was claimed, and the sink takes ``forget`` until it is closed.
+    """
+
+    def __init__(self, message: str, *, sink: str = "", checkpoint: object = None) -> None:
+        super().__init__(message, sink=sink)
+        self.checkpoint = checkpoint
 
 
 class SinkConflict(SinkError):

@@ -375,3 +375,23 @@ class ForesightedSink(Sink, Protocol):
     def look_ahead(self, waiting: Waiting) -> None:
         """Take what tells, during ``apply``, which transactions wait; called before ``open``."""
         ...
+
+
+@runtime_checkable
+class ForgettingSink(Sink, Protocol):
+    """A sink whose target can still delete when it takes no more values (``SinkFull``).
+
+    Optional: what a sink without ``forget`` holds stays as it is until there is room again.
+    """
+
+    async def forget(self, run: Sequence[Transaction]) -> None:
+        """Remove every key that transactions touch, and what they clear, ahead of their place.
+
+        The position stays, and the transactions are applied later nevertheless. To be spared is
+        what the target holds of them already, where applying them again would skip it. Called while
+        the sink is open, or after ``open`` has raised ``SinkFull``; not during ``apply``.
+
+        Raises:
+            SinkUnavailable: it cannot be told for now, or refuses this too.
+        """
+        ...

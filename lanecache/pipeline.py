@@ -163,6 +163,8 @@ class _Outlet:
         delivery = self._delivery
         if self.late or not delivery.full:
             return False
+        if delivery.forgets:
+            return True  # there is room in a moment: what waits is folded
         if delivery.state is LinkState.WAITING and any(
             other.state is LinkState.CONNECTED for other in self._others
         ):

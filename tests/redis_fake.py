@@ -118,9 +118,13 @@ class FakeRedis:
 
     def _execute(self, command: Command) -> bytes:
         match command:
-            case [b"SET", key, value, *_]:
+            case [b"SET", key, value, *options]:
+                before = self.strings.get(key)
                 self.strings[key] = value
-                return OK
+                return bulk(before) if b"GET" in options else OK
+            case [b"INCRBY", key, step]:
+                self.strings[key] = b"%d" % (int(self.strings.get(key, b"0")) + int(step))
+                return b":%b\r\n" % self.strings[key]
             case [b"MSET", *pairs]:
                 self.strings |= dict(zip(pairs[::2], pairs[1::2], strict=True))
                 return OK

@@ -6,7 +6,8 @@ from exactness import KEYS, Runner, counter_config, torture
 
 from lanecache.servers import DatabaseServer, Redis
 
-# Takes the position out of every EXEC that writes, which is what law 4 forbids.
+# Takes the position out of every EXEC that writes, which is what law 4 forbids, and has nobody
+# notice that it is not there.
 POSITION_APART = """
 from lanecache.sinks import redis
 encode_writes = redis.encode_writes
@@ -15,6 +16,8 @@ def encode_without_position(writes, *, checkpoint=None, oversized):
     return encode_writes(writes, checkpoint=None if writes else checkpoint, oversized=oversized)
 
 redis.encode_writes = encode_without_position
+redis.Chain.followed = lambda chain, link, replies: True
+redis.agrees = lambda stored, total: True
 """
 
 

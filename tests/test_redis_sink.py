@@ -26,9 +26,12 @@ from lanecache.servers import Redis
 from lanecache.sinks.redis import RedisSink
 from lanecache.sinks.redis_commands import (
     TTL_MS_MAX,
+    Piece,
+    chain_key,
     encode_forget,
     encode_writes,
     escape_glob,
+    pack_command,
     position_key,
     writer_name,
 )
@@ -123,7 +126,9 @@ def no_oversized(key: str) -> None:
 
 def test_plain_writes_share_a_command() -> None:
     writes = [Set("a", b"1"), Delete("b"), Set("ü", b"2"), Delete("c")]
-    pieces = encode_writes(writes, checkpoint=("p", b"{}"), oversized=no_oversized)
+    pieces = encode_writes(
+        writes, checkpoint=Piece(pack_command(("SET", "p", "{}")), 1), oversized=no_oversized
+    )
     assert commands_of(pieces) == [
         [b"MSET", b"a", b"1", "ü".encode(), b"2"],
         [b"UNLINK", b"b", b"c"],
@@ -146,7 +151,11 @@ def test_a_ttl_is_always_one_that_redis_accepts(ttl_s: float, ttl_ms: int) -> No
 
 def test_large_sets_of_writes_are_cut_into_pieces_that_hold_every_write_once() -> None:
     writes = [Set(f"k{n}", b"x" * 1000) for n in range(3000)]
-    pieces = list(encode_writes(writes, checkpoint=("p", b"{}"), oversized=no_oversized))
+    pieces = list(
+        encode_writes(
+            writes, checkpoint=Piece(pack_command(("SET", "p", "{}")), 1), oversized=no_oversized
+        )
+    )
     assert len(pieces) > 5
     assert max(len(piece.data) for piece in pieces) < 300_000
     commands = commands_of(pieces)
@@ -201,9 +210,9 @@ async def test_a_run_becomes_one_exec_with_the_position_inside(redis_server: Red
                 break
     await sink.close()
     names = [name for name, *_ in seen]
-    assert names[: names.index("EXEC") + 1] == ["MULTI", "MSET", "SET", "EXEC"]
+    assert names[: names.index("EXEC") + 1] == ["MULTI", "MSET", "SET", "SET", "EXEC"]
     assert "MULTI" not in names[1:]
-    assert seen[2][1] == POSITION_KEY
+    assert [each[1] for each in seen[2:4]] == [chain_key(SOURCE), POSITION_KEY]
     assert await redis_server.execute("MGET", "a", "b:1", "b:3") == [b"3", b"1", b"1"]
     assert await stored_position(redis_server) == run[-1].position
 
@@ -242,7 +251,9 @@ async def test_an_exec_waits_for_the_answer_to_the_one_before() -> None:
             # … but nothing of it can take effect, whatever becomes of the first.
             assert server.names().count("EXEC") == 1
             assert durable.count == 0
-            server.release(b"*2\r\n+OK\r\n+OK\r\n")
+            key = POSITION_KEY.encode()
+            server.strings[key] = next(c[2] for c in server.commands if c[:2] == [b"SET", key])
+            server.release(b"*3\r\n+OK\r\n+OK\r\n$-1\r\n")
         await durable.wait(2)
         await sink.close()
         assert server.names().count("EXEC") == 2
@@ -337,7 +348,8 @@ async def test_a_clear_waits_for_what_came_before_and_leaves_other_positions(
     await durable.wait(6001)
     await sink.close()
     keys = sorted(await redis_server.execute("KEYS", "*"))
-    assert keys == [b"lanecache:k:1", position_key("other").encode(), POSITION_KEY.encode()]
+    own = [chain_key(SOURCE).encode(), b"lanecache:k:1"]
+    assert keys == [*own, position_key("other").encode(), POSITION_KEY.encode()]
     assert await redis_server.execute("GET", "lanecache:k:1") == b"2"
 
 
@@ -355,8 +367,14 @@ async def test_a_spilled_transaction_forgets_all_before_it_sets_any() -> None:
     later = names[names.index("EXEC") + 1 :]  # after the transaction before it
     assert later.index("MSET") > max(n for n, name in enumerate(later) if name == "UNLINK")
     assert later.count("MSET") > 20
-    assert later.count("SET") == 1, "the position moves once, at the end"
-    assert later[-3:] == ["MSET", "SET", "EXEC"]
+    positions = [
+        Checkpoint.decode(each[2]).position
+        for each in server.commands
+        if each[:2] == [b"SET", POSITION_KEY.encode()]
+    ]
+    assert positions[-1] == transaction(2).position
+    assert set(positions[:-1]) == {transaction(1).position}, "it moves once, at the end"
+    assert later[-4:] == ["MSET", "INCRBY", "SET", "EXEC"]
 
 
 async def test_no_value_is_set_behind_a_key_that_could_not_be_forgotten() -> None:
@@ -794,7 +812,7 @@ async def test_keys_whose_command_failed_inside_an_exec_are_forgotten_before_goi
             server.strings[b"refused"] = b"yes"
             key = POSITION_KEY.encode()
             server.strings[key] = next(c[2] for c in server.commands if c[:2] == [b"SET", key])
-            return b"*2\r\n-ERR something\r\n+OK\r\n"
+            return b"*3\r\n-ERR something\r\n+OK\r\n$-1\r\n"
         return None
 
     async with FakeRedis(answer) as server:
@@ -956,4 +974,4 @@ async def test_tls_with_an_acl_user(new_server: Any, tmp_path: Path, unused_tcp_
     await sink.close()
     async with server.client(db=1) as client:
         assert await client.get("k500") == b"x" * 10_000
-        assert await client.dbsize() == 501
+        assert await client.dbsize() == 502

@@ -8,6 +8,8 @@
   for as long as the walk takes.
 - A spilled transaction is applied in two phases: every touched key is unlinked, then, behind a
   barrier, the values are set in bounded batches; only the last one moves the position.
+- Each ``EXEC`` notices when it was executed on other data than the one before (``redis_chain``):
+  its keys are forgotten, the position that was there is put back, and the delivery goes on from it.
 
 Nothing of this leaves an old value beside a new one, and after a crash at any point the stored
 position is one from which replaying gives the same end.
@@ -17,16 +19,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import msgspec
 
-from lanecache.errors import SinkError, SinkUnavailable
+from lanecache.errors import SinkError, SinkFull, SinkUnavailable
 from lanecache.operation import (
     Checkpoint,
     Delete,
     DurableCallback,
+    Operations,
+    OperationSet,
     Set,
     Transaction,
     Waiting,
@@ -34,14 +40,18 @@ from lanecache.operation import (
 )
 from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.redis_address import TargetKind, address_of
+from lanecache.sinks.redis_chain import Chain, Link, agrees
 from lanecache.sinks.redis_commands import (
-    POSITION_PREFIX,
+    EXEC,
+    MULTI,
+    OWN_PREFIXES,
     Piece,
     common_prefix,
     encode_forget,
     encode_writes,
     escape_glob,
     fold_run,
+    pack_command,
     position_key,
 )
 from lanecache.sinks.redis_connection import (
@@ -55,7 +65,7 @@ from lanecache.sinks.redis_connection import (
     read_when_still,
     refuse_replica,
 )
-from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply
+from lanecache.sinks.redis_replies import COMMANDS_NEEDED, error_of_reply, is_forbidden
 from lanecache.sinks.redis_sentinel import find_primary
 from lanecache.sinks.redis_values import ValueLimit
 from lanecache.sinks.succession import Succession
@@ -67,7 +77,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lanecache.sinks.redis")
 
 _SCAN_COUNT = 2000
-_POSITION_PREFIX_BYTES = POSITION_PREFIX.encode()
+_OWN_PREFIXES_BYTES = tuple(prefix.encode() for prefix in OWN_PREFIXES)
+
+# How often an idle Redis is looked at: whether it lives, and holds the position that was written.
+_LOOK_S = 2.0
 
 
 class RedisSink:
@@ -75,17 +88,21 @@ class RedisSink:
 
     With ``redis+sentinel`` Sentinels say, at each opening, which server is the primary.
 
-    Follows :class:`lanecache.operation.Sink`. The checkpoint is at ``lanecache:position:SOURCE``.
+    Follows :class:`lanecache.operation.Sink`. The checkpoint is at ``lanecache:position:SOURCE``,
+    and what shows that it belongs to the data beside it at ``lanecache:chain:SOURCE``.
 
     Args:
         config: URL and limits.
         name: the sink's name in the configuration, for messages.
+        rng: what makes two positions differ; a seeded one in tests.
 
     Raises:
         ConfigError: the URL is wrong.
     """
 
-    def __init__(self, config: SinkConfig, *, name: str = "redis") -> None:
+    def __init__(
+        self, config: SinkConfig, *, name: str = "redis", rng: random.Random | None = None
+    ) -> None:
         self.name = name
         self._target = checked_target(config, name)
         self.address = self._target.shown
@@ -98,7 +115,11 @@ class RedisSink:
         self._succession = Succession(name)
         # Keys whose command failed inside an EXEC that moved the position: they must be forgotten.
         self._damaged: dict[str, None] = {}
-        self._warned = False
+        # A move of the position that was executed on other data, and the position that was there.
+        self._displaced: tuple[Link, bytes | None] | None = None
+        self._rng = rng if rng is not None else random.Random()
+        self._chain = Chain("", self._rng)
+        self._warned: set[str] = set()
         self._waiting: Waiting | None = None
 
     def look_ahead(self, waiting: Waiting) -> None:
@@ -110,6 +131,7 @@ class RedisSink:
 
         Raises:
             SinkUnavailable: it cannot be reached or refuses for now; it is tried again.
+            SinkFull: it has no room for the claim; ``forget`` may be called.
             SinkConflict: another process has taken this source's position over since.
             SinkError: it can never work like this; nothing was changed.
         """
@@ -120,6 +142,9 @@ class RedisSink:
             await refuse_replica(connection.protocol, self.address, self.name)
             self._values.lower(await longest_value_bytes(connection.protocol))
             checkpoint = await self._take_over(connection.protocol)
+        except SinkFull:
+            self._connection = connection
+            raise
         except BaseException:
             connection.close()
             raise
@@ -140,25 +165,56 @@ class RedisSink:
                 await self._apply_spilled(protocol, last)
                 continue
             if operations.clears():
-                await protocol.turn()
-                await protocol.drained()
-                await self._clear(protocol, operations.clears())
+                await self._begin_phases(protocol)
+                await self._clear(protocol, operations.clears(), Lookahead(self._waiting))
             await self._execute(
-                protocol, operations.writes(), operations.size_bytes, last, len(transactions)
+                protocol, self._written(operations), operations.size_bytes, last, len(transactions)
             )
         await protocol.turn()
         await protocol.room(0, self._config.window_bytes_max)
 
+    async def forget(self, run: Sequence[Transaction]) -> None:
+        """Unlink every key that transactions touch, ahead of their place; the position stays.
+
+        Raises:
+            SinkUnavailable: the connection was lost or Redis refused for now.
+        """
+        protocol = self._protocol()
+        prefixes = tuple(dict.fromkeys(each for one in run for each in one.operations.clears()))
+        if prefixes:
+            await self._clear(protocol, prefixes, Lookahead(None))
+        for transaction in run:
+            keys = transaction.operations.keys()
+            for piece in encode_forget(key for key in keys if not key.startswith(OWN_PREFIXES)):
+                await protocol.room(len(piece.data), self._config.window_bytes_max)
+                self._checked(protocol, piece)
+                await protocol.writable()
+        await protocol.drained()
+
     async def watch(self) -> None:
-        """Wait until the connection fails, and raise why; a silent death is found by ``PING``."""
+        """Wait until the connection fails, and raise why.
+
+        While nothing is under way the position is read now and then: so a silent death is found,
+        and that other data took the place of what was written.
+        """
         protocol = self._protocol()
         while True:
             try:
-                async with asyncio.timeout(self._config.reply_timeout_s / 2):
+                async with asyncio.timeout(min(_LOOK_S, self._config.reply_timeout_s / 2)):
                     raise await protocol.failed()
             except TimeoutError:
                 if protocol.idle:
-                    protocol.ping()
+                    self._look(protocol)
+
+    def _look(self, protocol: RedisProtocol) -> None:
+        expected = self._chain.head
+
+        def compare(done: asyncio.Future[list[Any]]) -> None:
+            # The error is retrieved, and kept for the next caller.
+            if not done.cancelled() and done.exception() is None and done.result() != [expected]:
+                protocol.fail(self._replaced())
+
+        protocol.ask("GET", self._chain.position_key).add_done_callback(compare)
 
     async def close(self) -> None:
         """Wait for what is under way while Redis answers, then let go. Idempotent."""
@@ -202,19 +258,93 @@ class RedisSink:
         if await end_earlier_writers(protocol, self._source):
             stored = await read_bytes(protocol, key)
         else:
-            self._warn_of_leftovers()
+            self._warn_of_right(
+                "end the connections of an earlier writer; waiting at each start until the position"
+                f" stands still for {STILL_S:g} s instead"
+            )
             stored = await read_when_still(protocol, key)
+        stored = await self._put_back(protocol, stored)
         checkpoint = self._decode(stored)
         self._refuse_conflict(checkpoint)
         for piece in encode_forget(self._damaged):
             await protocol.call(piece)
         self._damaged.clear()
-        if checkpoint is None:
-            return None
-        claimed = msgspec.structs.replace(checkpoint, writer=self._writer)
-        await protocol.ask("SET", key, claimed.encode())
-        self._succession.claim(checkpoint, self._writer, [checkpoint.writer])
+        chain = self._chain = Chain(self._source, self._rng)
+        total = await _read_sum(protocol, chain.chain_key)
+        if not agrees(stored, total):
+            logger.error(
+                "sink %s: the position in Redis at %s (%s) was written on other data than what is "
+                "there, which was replaced under a living connection: it is dropped",
+                self.name,
+                self.address,
+                key,
+            )
+            await protocol.ask("UNLINK", key, chain.chain_key)
+            checkpoint = stored = total = None
+        chain.begin(stored, total)
+        if checkpoint is not None:
+            await self._claim(protocol, checkpoint, total)
         return checkpoint
+
+    async def _put_back(self, protocol: RedisProtocol, stored: bytes | None) -> bytes | None:
+        """Undo what was executed on other data; gives the position that is stored then."""
+        displaced, self._displaced = self._displaced, None
+        if displaced is None or stored != displaced[0].stored:
+            return stored
+        link, was = displaced
+        for piece in encode_forget(self._damaged):
+            await protocol.call(piece)
+        self._damaged.clear()
+        try:
+            undo = self._chain.undo(link, was)
+            await self._call_whole(protocol, undo)
+        except SinkError as error:
+            self._displaced = displaced
+            if isinstance(error, SinkFull):
+                error.checkpoint = self._decode(was)
+            raise
+        return was
+
+    async def _claim(
+        self, protocol: RedisProtocol, checkpoint: Checkpoint, total: bytes | None
+    ) -> None:
+        chain = self._chain
+        stored = chain.head
+        claimed = msgspec.structs.replace(checkpoint, writer=self._writer).encode()
+        try:
+            link = chain.move(claimed)
+            replies = await self._call_whole(protocol, chain.commands(link))
+        except SinkFull as error:
+            error.checkpoint = checkpoint
+            raise
+        except _Forbidden as error:
+            if not chain.summed or "incrby" not in str(error).lower():
+                raise error.error from None
+            self._warn_of_right(
+                "use INCRBY: should its data be replaced in the very moment in which lanecache is "
+                "killed, nobody would notice"
+            )
+            chain.summed = False
+            chain.begin(stored, total)
+            await self._claim(protocol, checkpoint, total)
+            return
+        if not chain.followed(link, replies):
+            self._displaced = (link, replies[-1])
+            raise self._replaced()
+        self._succession.claim(checkpoint, self._writer, [checkpoint.writer])
+
+    async def _call_whole(self, protocol: RedisProtocol, piece: Piece) -> list[Any]:
+        """Execute a few commands whole, and give their answers."""
+        whole = Piece(MULTI + piece.data + EXEC, piece.commands + 2)
+        replies = await protocol.call(whole, tolerant=True)
+        for part in (*replies, *(replies[-1] if isinstance(replies[-1], list) else ())):
+            if isinstance(part, hiredis.ReplyError):
+                error = error_of_reply(str(part), self.address, self.name)
+                if is_forbidden(str(part)):
+                    raise _Forbidden(str(part), error)
+                raise error
+        executed: list[Any] = replies[-1]
+        return executed
 
     def _decode(self, stored: bytes | None) -> Checkpoint | None:
         if stored is None:
@@ -246,48 +376,80 @@ class RedisSink:
                 where=f"in Redis at {self.address}",
             )
 
-    def _warn_of_leftovers(self) -> None:
-        if self._warned:
+    def _warn_of_right(self, what: str) -> None:
+        """Warn, once, of what this user may not do."""
+        if what in self._warned:
             return
-        self._warned = True
+        self._warned.add(what)
         logger.warning(
-            "sink %s: Redis at %s does not let lanecache end the connections of an earlier writer; "
-            "waiting at each start until the position stands still for %g s instead. To be safe "
-            "whatever happens, grant ACL SETUSER <user> %s",
+            "sink %s: Redis at %s does not let lanecache %s. To be safe whatever happens, grant "
+            "ACL SETUSER <user> %s",
             self.name,
             self.address,
-            STILL_S,
+            what,
             COMMANDS_NEEDED,
         )
 
+    def _replaced(self) -> SinkUnavailable:
+        return SinkUnavailable(
+            f"the data of Redis at {self.address} was replaced under the connection: its position "
+            "is not the one that was written last",
+            sink=self.name,
+        )
+
     # Applying.
+
+    def _written(self, operations: Operations) -> Iterator[Set | Delete]:
+        """Walk the writes, without those that a lane makes to this source's own two keys."""
+        own = {self._chain.position_key, self._chain.chain_key}
+        if isinstance(operations, OperationSet) and own.isdisjoint(operations.by_key):
+            return operations.writes()
+        return (write for write in operations.writes() if write.key not in own)
+
+    async def _begin_phases(self, protocol: RedisProtocol) -> None:
+        """Wait for what is under way, and write the position once more, before keys are unlinked.
+
+        So data from before is told from data without these keys.
+        """
+        if self._chain.head is not None:
+            await self._execute(protocol, (), 0, None, 0)
+        await protocol.turn()
+        await protocol.drained()
 
     async def _execute(
         self,
         protocol: RedisProtocol,
         writes: Iterable[Set | Delete],
         size_bytes: int,
-        last: Transaction,
+        last: Transaction | None,
         count: int,
     ) -> None:
         """Send one ``MULTI … EXEC``; with a ``count``, it moves the position to ``last``."""
         await protocol.turn()
         await protocol.room(size_bytes, self._config.window_bytes_max)
-        checkpoint = None
+        chain = self._chain
+        link: Link | None = None
         if count:
-            stored = Checkpoint.of(last, self._writer)
-            checkpoint = (position_key(self._source), stored.encode())
+            assert last is not None
+            link = chain.move(Checkpoint.of(last, self._writer).encode())
+        elif chain.head is not None:
+            link = chain.move()
         writes = self._values.fit(writes)
 
-        def done(errors: list[str]) -> None:
+        def done(replies: list[Any]) -> None:
+            if link is not None and not chain.followed(link, replies):
+                self._give_back(protocol, writes, (link, replies[-1]))
+                return
+            errors = [str(part) for part in replies if isinstance(part, hiredis.ReplyError)]
             if errors:
                 self._give_up(protocol, writes, errors)
-                return
-            if count:
+            elif count:
+                assert last is not None
                 self._values.accepted()
                 self._succession.claimed = last.version
                 self._durable(count)
 
+        checkpoint = None if link is None else chain.commands(link)
         pieces = encode_writes(writes, checkpoint=checkpoint, oversized=self._values.report)
         batch = protocol.begin(done)
         try:
@@ -301,6 +463,24 @@ class RedisSink:
             # Half a batch is discarded by Redis with its connection, which is of no more use.
             protocol.fail(SinkUnavailable("a transaction was cut short", sink=self.name))
             raise
+
+    def _give_back(
+        self,
+        protocol: RedisProtocol,
+        writes: Iterable[Set | Delete],
+        displaced: tuple[Link, bytes | None],
+    ) -> None:
+        """Handle an ``EXEC`` that was executed on other data; nothing was sent behind it."""
+        self._damaged.update(dict.fromkeys(write.key for write in writes))
+        self._displaced = displaced
+        logger.error(
+            "sink %s: Redis at %s executed a transaction on other data than the one before (%s was"
+            " there): its keys are forgotten",
+            self.name,
+            self.address,
+            "another position" if displaced[1] is not None else "no position",
+        )
+        protocol.fail(self._replaced())
 
     def _give_up(
         self, protocol: RedisProtocol, writes: Iterable[Set | Delete], errors: list[str]
@@ -317,8 +497,12 @@ class RedisSink:
         )
         protocol.fail(error_of_reply(errors[0], self.address, self.name))
 
-    async def _clear(self, protocol: RedisProtocol, prefixes: Sequence[str]) -> None:
-        """Unlink every key that begins with a prefix, positions excepted; nothing is under way.
+    async def _clear(
+        self, protocol: RedisProtocol, prefixes: Sequence[str], ahead: Lookahead
+    ) -> None:
+        """Unlink every key that begins with a prefix, lanecache's own excepted.
+
+        Nothing is under way.
 
         However many prefixes, it is one walk. What waits behind it is forgotten between the pages,
         so that however many keys there are, it goes stale for no longer than a page takes. A page
@@ -327,7 +511,6 @@ class RedisSink:
         """
         pattern = escape_glob(common_prefix(prefixes))
         encoded = tuple(prefix.encode() for prefix in prefixes)
-        ahead = Lookahead(self._waiting)
         cursor: bytes = b"0"
         while True:
             for piece in encode_forget(ahead.take()):
@@ -339,7 +522,7 @@ class RedisSink:
             doomed = [
                 key
                 for key in keys
-                if key.startswith(encoded) and not key.startswith(_POSITION_PREFIX_BYTES)
+                if key.startswith(encoded) and not key.startswith(_OWN_PREFIXES_BYTES)
             ]
             for piece in encode_forget(doomed):
                 self._checked(protocol, piece)
@@ -351,16 +534,17 @@ class RedisSink:
         operations = transaction.operations
         await protocol.turn()
         await protocol.drained()
+        await self._begin_phases(protocol)
         if operations.clears():
-            await self._clear(protocol, operations.clears())
-        for piece in encode_forget(write.key for write in operations.writes()):
+            await self._clear(protocol, operations.clears(), Lookahead(self._waiting))
+        for piece in encode_forget(write.key for write in self._written(operations)):
             await protocol.room(len(piece.data), self._config.window_bytes_max)
             self._checked(protocol, piece)
             await protocol.writable()
         await protocol.drained()
         part: list[Set] = []
         size = 0
-        for write in operations.writes():
+        for write in self._written(operations):
             if isinstance(write, Delete):
                 continue
             cost = operation_size_bytes(write)
@@ -381,6 +565,20 @@ class RedisSink:
                 protocol.fail(error)
 
         reply.add_done_callback(check)
+
+
+class _Forbidden(Exception):
+    """A command is not permitted; ``error`` is what is raised where it cannot be done without."""
+
+    def __init__(self, text: str, error: SinkError) -> None:
+        super().__init__(text)
+        self.error = error
+
+
+async def _read_sum(protocol: RedisProtocol, key: str) -> bytes | None:
+    """Read a sum; ``None`` where there is none, or something else lies there."""
+    replies = await protocol.call(Piece(pack_command(("GET", key)), 1), tolerant=True)
+    return replies[0] if isinstance(replies[0], bytes) else None
 
 
 def _no_callback(count: int, /) -> None:

@@ -22,7 +22,13 @@ MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 
 POSITION_PREFIX = "lanecache:position:"
-"""Where positions live, one key a source. A ``Clear`` leaves these keys alone."""
+"""Where positions live, one key a source."""
+
+CHAIN_PREFIX = "lanecache:chain:"
+"""Where the sums live that go with them (``redis_chain``)."""
+
+OWN_PREFIXES = (POSITION_PREFIX, CHAIN_PREFIX)
+"""What a ``Clear`` leaves alone."""
 
 # Redis closes the connection on a longer argument (``proto-max-bulk-len``, 512 MB by default), so
 # sending one would fail again and again; such a key is forgotten instead (law 1).
@@ -46,6 +52,11 @@ class Piece(NamedTuple):
 def position_key(source: str) -> str:
     """Name the key that holds the checkpoint of ``source``."""
     return POSITION_PREFIX + source
+
+
+def chain_key(source: str) -> str:
+    """Name the key that holds the sum that goes with the position of ``source``."""
+    return CHAIN_PREFIX + source
 
 
 def writer_name(source: str) -> str:
@@ -124,13 +135,13 @@ def value_bytes(value: bytes | Mapping[str, bytes]) -> int:
 def encode_writes(
     writes: Iterable[Set | Delete],
     *,
-    checkpoint: tuple[str, bytes] | None = None,
+    checkpoint: Piece | None = None,
     oversized: Callable[[str], None],
 ) -> Iterator[Piece]:
     """Pack writes to distinct keys, in pieces of about ``PIECE_BYTES_MAX``.
 
-    The checkpoint (key and value), when there is one, is set by the last command of all: whatever a
-    lane wrote, the position is right. ``oversized`` is told each key whose value Redis would refuse
+    The commands that store the checkpoint, where there are some, come last of all. ``oversized`` is
+    told each key whose value Redis would refuse
     for its length; that key is forgotten instead.
     """
     stored: list[str | bytes] = ["MSET"]
@@ -157,9 +168,8 @@ def encode_writes(
             yield _piece(stored, forgotten, packed)
             stored, forgotten, packed, size = ["MSET"], ["UNLINK"], [], 0
     if checkpoint is not None:
-        tail = pack_command(("SET", *checkpoint))
         piece = _piece(stored, forgotten, packed)
-        yield Piece(piece.data + tail, piece.commands + 1)
+        yield Piece(piece.data + checkpoint.data, piece.commands + checkpoint.commands)
     elif len(stored) > 1 or len(forgotten) > 1 or packed:
         yield _piece(stored, forgotten, packed)
 

@@ -24,8 +24,8 @@ from lanecache.sinks.redis_replies import error_of_reply, is_forbidden
 FORBIDDEN = object()
 """In place of a reply: the command may not be used here."""
 
-Done = Callable[[list[str]], None]
-"""Told the errors inside the ``EXEC`` array when a batch has been executed; usually none."""
+Done = Callable[[list[Any]], None]
+"""Told the answers in the ``EXEC`` array when a batch has been executed."""
 
 
 class Batch:
@@ -255,7 +255,7 @@ class RedisProtocol(asyncio.Protocol):
             self._pending.popleft()
             self.outstanding_bytes -= batch.size_bytes
             self._release()
-            batch.done([str(part) for part in reply if isinstance(part, hiredis.ReplyError)])
+            batch.done(reply)
             self._wake()
         elif isinstance(reply, hiredis.ReplyError):
             self.fail(self._refused(reply))

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import ssl
 
-from lanecache.errors import SinkError, SinkUnavailable
+from lanecache.errors import SinkError, SinkFull, SinkUnavailable
 
 COMMANDS_NEEDED = (
-    "+ping +info +select +get +set +mset +unlink +hset +pexpire +scan +multi +exec "
+    "+ping +info +select +get +set +mset +incrby +unlink +hset +pexpire +scan +multi +exec "
     "+client|id +client|list +client|kill +client|setname"
 )
 """What the user that lanecache logs in as needs, as ``ACL SETUSER`` takes it."""
 
-CLUSTER_COMMANDS_NEEDED = COMMANDS_NEEDED + " +cluster|slots +cluster|nodes +asking +hmget +hdel"
+CLUSTER_COMMANDS_NEEDED = (
+    COMMANDS_NEEDED + " +cluster|slots +cluster|nodes +asking +hmget +hdel +hincrby"
+)
 """The same for a Redis Cluster."""
+
+# The one refusal under which UNLINK is taken: all others are of every command that writes
+# (redis/src/server.c, processCommand).
+_FULL = "is full (maxmemory): raise maxmemory or set an eviction policy"
 
 _RETRYABLE = {
     "LOADING": "is loading its data set",
-    "OOM": "is full (maxmemory): raise maxmemory or set an eviction policy",
     "READONLY": "is a read-only replica: point the URL at the primary",
     "MASTERDOWN": "is a replica that lost its primary",
     "BUSY": "is busy with a script",
@@ -43,6 +48,8 @@ def is_forbidden(text: str) -> bool:
 def error_of_reply(text: str, where: str, sink: str = "") -> SinkError:
     """Turn an error reply into what is raised: ``SinkUnavailable`` when time can heal it.
 
+    Of these, ``SinkFull`` where keys can be deleted meanwhile.
+
     Args:
         text: the reply without its ``-``.
         where: the target's address, without its password.
@@ -53,6 +60,8 @@ def error_of_reply(text: str, where: str, sink: str = "") -> SinkError:
         # The refused command's own error came before and has been raised; this one stands alone
         # only when a proxy swallowed that.
         return SinkUnavailable(f"Redis at {where} discarded a transaction ({text})", sink=sink)
+    if kind == "OOM":
+        return SinkFull(f"Redis at {where} {_FULL} ({text})", sink=sink)
     if kind in _RETRYABLE:
         return SinkUnavailable(f"Redis at {where} {_RETRYABLE[kind]} ({text})", sink=sink)
     if kind == "NOPERM":
