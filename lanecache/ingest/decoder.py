@@ -9,7 +9,7 @@ caches, and never more than ``transaction_bytes_max`` of it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,7 +37,7 @@ from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
-    from lanecache.ingest.cascades import ForeignKey
+    from lanecache.ingest.cascades import Cascades, Links, TableName
     from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
     from lanecache.ingest.schema import SchemaReading
@@ -96,6 +96,8 @@ class Decoder:
         server_id: int = 0,
         counts: DecoderCounts | None = None,
         reread: bool = False,
+        cascades: Cascades | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Begin behind ``position``.
 
@@ -108,6 +110,8 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
+            cascades: goes on from the links between tables that an earlier one knew.
+            clock: seconds that never go back, by which a schema that does not fit is wanted again.
         """
         self.counts = counts if counts is not None else DecoderCounts()
         self.server_version = ""
@@ -116,7 +120,7 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping)
+        self._tables = Tables(mapping, cascades, clock)
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -150,9 +154,13 @@ class Decoder:
         """Answer ``SchemaWanted``; ``None`` where the schema cannot be read."""
         self._tables.provide(table, schema)
 
-    def learn_foreign_keys(self, keys: Sequence[ForeignKey]) -> None:
-        """Take the foreign keys of the database, at the start and as ``ForeignKeysWanted`` asks."""
-        self._tables.learn_foreign_keys(keys)
+    def learn_links(self, links: Links) -> list[TableName]:
+        """Take the links between tables, at the start and as ``ForeignKeysWanted`` asks.
+
+        Gives the tables that a link which was not known may have changed before: their keys have
+        to be cleared where the last transaction ended.
+        """
+        return self._tables.learn_links(links)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.
@@ -222,7 +230,7 @@ class Decoder:
                 wanted = self._tables.announce(body, mariadb=self._mariadb, place=place)
                 if wanted is not None:
                     yield SchemaWanted(wanted)
-                    self._tables.announce(body, mariadb=self._mariadb, place=place)
+                    self._tables.announce(body, mariadb=self._mariadb, place=place, asked=True)
             elif kind == b.ROTATE:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
@@ -387,9 +395,7 @@ class Decoder:
         unpack = self._unpack if event in _ROWS_COMPRESSED else None
         effect = self._effect
         if table.cascades is not None:
-            for problem in table.cascade(
-                kind, data, start, stop, effect.operations, unpack=unpack
-            ):
+            for problem in table.cascade(kind, data, start, stop, effect.operations, unpack=unpack):
                 self._invalidated(problem)
         rows, problems = table.apply(
             kind, data, start, stop, effect.operations, unpack, effect.partial
@@ -505,11 +511,24 @@ class Decoder:
         elif kind in _WITHOUT_EFFECT:
             pass
         else:
-            if kind in (StatementKind.TABLE_DDL, StatementKind.SCHEMA_DDL, StatementKind.UNKNOWN):
+            if self._follow_links(statement, query):
                 yield ForeignKeysWanted()
             self._apply_statement(statement, query)
             if not self._open:
                 yield self._commit(timestamp)
+
+    def _follow_links(self, statement: Statement, query: b.Query) -> bool:
+        """Take what a statement does to the links between tables; true: the catalogue is wanted."""
+        from lanecache.ingest.sql_links import makes_inline_keys, read_link_changes
+
+        inline = makes_inline_keys(self.server_version, mariadb=self._mariadb)
+        changes = read_link_changes(query.sql, query.schema, inline_references=inline)
+        missed = self._tables.follow(changes, statement.tables, self._ends_at)
+        reason = "a foreign key or a MERGE table may have changed it before or with a statement"
+        for table in missed:
+            for prefix in self._mapping.clear_table(*table, self._effect.operations):
+                self._invalidated(Problem(".".join(table), f"{prefix}*", reason))
+        return bool(changes) or statement.kind in _CHANGES_LINKS
 
     def _apply_statement(self, statement: Statement, query: b.Query) -> None:
         """Turn a statement into the clears that make what it may have changed a miss."""
@@ -548,6 +567,10 @@ class Decoder:
                 )
 
 
+# Behind these, the catalogue may have other links between tables.
+_CHANGES_LINKS = frozenset(
+    {StatementKind.TABLE_DDL, StatementKind.SCHEMA_DDL, StatementKind.UNKNOWN}
+)
 # Inside a transaction: what they mean is in other statements and events.
 _WITHOUT_EFFECT = frozenset(
     {
