@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lanecache.config import followed_source
@@ -10,8 +10,9 @@ from lanecache.config_shape import nearest
 from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Finding, Severity, fault, ok, warning
 from lanecache.ingest.address import parse_source_url
-from lanecache.ingest.cascades import Cascades, ForeignKey
+from lanecache.ingest.cascades import Cascades, ForeignKey, Links, Merge, TableName
 from lanecache.ingest.files import is_file_url
+from lanecache.ingest.merges import explain_merge
 from lanecache.ingest.schema import table_shape
 from lanecache.ingest.server import Server
 from lanecache.lanes.mapping import AnyLane, Lanes, lanes_of
@@ -113,6 +114,8 @@ async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
             if not facts.virtual_columns_logged:
                 findings += _virtual_columns(facts, lanes, shape, columns)
         findings += _cascades(await server.foreign_keys(), lanes)
+        findings += _merged(await server.merges(), lanes)
+        findings += _elsewhere(await server.tables_elsewhere(), lanes)
         return findings
     finally:
         await server.close()
@@ -145,10 +148,11 @@ def _virtual_columns(
 
 def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
     """Warn of lanes whose tables foreign keys change without a word in the binlog."""
+    keys = list(keys)
     cascades = Cascades()
-    cascades.learn(keys)
+    cascades.learn(Links(tuple(keys)))
     parents: dict[str, set[str]] = {}
-    for parent in {key.parent for key in cascades.keys}:
+    for parent in {key.parent for key in keys}:
         reached = [*cascades.reached_by_delete(parent), *cascades.reached_by_update(parent)]
         for child in reached:
             if lanes.wants(*child):
@@ -161,6 +165,25 @@ def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
             " clearing is too much",
         )
         for child, found in sorted(parents.items())
+    ]
+
+
+def _merged(merges: Sequence[Merge], lanes: Lanes) -> list[Finding]:
+    """Find lanes over tables whose rows stand in the binlog under another name too."""
+    tables = {table for merge in merges for table in (merge.table, merge.member)}
+    return [fault(*explain_merge(merges, table)) for table in sorted(tables) if lanes.wants(*table)]
+
+
+def _elsewhere(engines: Mapping[TableName, str], lanes: Lanes) -> list[Finding]:
+    """Warn of lanes over tables whose rows others may change, without a word in the binlog."""
+    return [
+        warning(
+            f"the rows of {'.'.join(table)} lie elsewhere (its engine is {engine}): what is changed"
+            " there is not in the binlog of this server",
+            "follow the server that has the rows, or give the lane a ttl_s",
+        )
+        for table, engine in engines.items()
+        if lanes.wants(*table)
     ]
 
 

@@ -45,10 +45,15 @@ class ColumnForm(Enum):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column as the lanes see it."""
+    """A column as the lanes see it.
+
+    ``hidden``: the server has it for itself, and neither ``SELECT *`` nor ``information_schema``
+    shows it. A lane that names no columns leaves it out.
+    """
 
     name: str
     kind: ColumnKind
+    hidden: bool = False
 
 
 class TableShape(msgspec.Struct, frozen=True):

@@ -420,3 +420,94 @@ def test_a_heartbeat_moves_what_was_read_and_never_the_position(mariadb: bool, k
     assert not reading.decoder.at_end
     assert after.position.offset == end.offset + 1400
     assert committed.position.offset == end.offset
+
+
+def _prepared(builder: BinlogBuilder, *, one_phase: bool = False) -> None:
+    """End an XA transaction, as both servers do at XA PREPARE and MySQL at ONE PHASE too."""
+    builder.query("XA END X'61',X'',1")
+    builder.event(b.XA_PREPARE, struct.pack("<BiII", one_phase, 1, 1, 0) + b"a")
+
+
+def _xa_begin(builder: BinlogBuilder) -> None:
+    builder.gtid()
+    if not builder.mariadb:
+        builder.query("XA START X'61',X'',1")
+    builder.table()
+
+
+def _outcome(builder: BinlogBuilder, what: str) -> None:
+    builder.gtid(standalone=True)
+    builder.query(f"XA {what} X'61',X'',1")
+
+
+def test_an_xa_transaction_keeps_what_was_rolled_back_of_it(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    _xa_begin(builder)
+    builder.query("SAVEPOINT `x`")
+    builder.rows("write", (1, "never committed"))
+    builder.query("ROLLBACK TO `x`")
+    _prepared(builder)
+    builder.transaction(("write", [(2, "b")]))
+    _outcome(builder, "COMMIT")
+    builder.transaction(("write", [(3, "c")]))
+    prepared, between, decided, behind = Reading(mariadb=mariadb).feed(builder)
+    assert (operations(prepared), prepared.invalidated) == ([], False)
+    assert (operations(between), between.invalidated) == ([json_set(2, "b")], False)
+    assert (operations(decided), decided.invalidated) == ([Delete("product:1")], True)
+    assert (operations(behind), behind.invalidated) == ([json_set(3, "c")], False)
+
+
+def test_a_rolled_back_part_counts_at_a_commit_in_one_phase() -> None:
+    builder = BinlogBuilder()
+    _xa_begin(builder)
+    builder.rows("write", (1, "never committed"))
+    builder.query("ROLLBACK TO `x`")
+    _prepared(builder, one_phase=True)
+    (committed,) = Reading().feed(builder)
+    assert (operations(committed), committed.invalidated) == ([Delete("product:1")], True)
+
+
+def test_what_a_rolled_back_xa_transaction_touched_is_forgotten(mariadb: bool) -> None:
+    """Its rows of a non-transactional table did happen."""
+    builder = BinlogBuilder(mariadb=mariadb)
+    _xa_begin(builder)
+    builder.rows("update", (1, "a"), (1, "b"))
+    builder.rows("delete", (2, "a"))
+    _prepared(builder)
+    _outcome(builder, "ROLLBACK")
+    prepared, decided = Reading(mariadb=mariadb).feed(builder)
+    assert operations(prepared) == []
+    assert operations(decided) == [Delete("product:1"), Delete("product:2")]
+    assert decided.position.resume is None
+
+
+@pytest.mark.parametrize("what", ["COMMIT", "ROLLBACK"])
+def test_an_xa_transaction_that_was_handed_on_in_parts_clears_at_its_outcome(
+    mariadb: bool, what: str
+) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    _xa_begin(builder)
+    for number in range(3):
+        builder.rows("write", (number, "x" * 600))
+    builder.query("ROLLBACK TO `x`")
+    _prepared(builder)
+    _outcome(builder, what)
+    builder.transaction(("write", [(9, "after")]))
+    reading = Reading(mariadb=mariadb, transaction_bytes_max=1000)
+    *parts, discarded, prepared, decided, behind = reading.feed(builder)
+    assert parts
+    assert isinstance(discarded, Discarded)
+    assert operations(prepared) == []
+    assert operations(decided) == [Clear("product:")]
+    assert (operations(behind), behind.invalidated) == ([json_set(9, "after")], False)
+
+
+def test_an_xid_that_is_prepared_anew_begins_where_it_stands_now() -> None:
+    builder = BinlogBuilder()
+    for _ in range(2):
+        _xa_begin(builder)
+        builder.rows("write", (1, "a"))
+        _prepared(builder)
+    first, second = Reading().feed(builder)
+    assert first.position.resume.offset < first.position.offset
+    assert second.position.resume.offset == first.position.offset

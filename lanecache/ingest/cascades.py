@@ -1,22 +1,30 @@
-"""Foreign keys whose cascades the binlog does not hold.
+"""Links between tables: a change of one may change rows of another without a word in the binlog.
 
 InnoDB carries out ``ON DELETE`` and ``ON UPDATE`` actions below the level that writes the binlog:
 on MariaDB, and on MySQL before 9.6 or with ``innodb_native_foreign_keys = ON``, the rows that they
-change in child tables are nowhere to be read (MySQL bug 32506). So a change of the parent that may
-cascade clears the keys of the children that have lanes.
+change in child tables are nowhere to be read (MySQL bug 32506). And what is changed through a MERGE
+table stands in the binlog under that table's name, though the rows are those of the tables below
+it. So a change of the one clears the keys of the others that have lanes.
+
+What links there are is learnt twice: from the catalogue, which knows only today's, and from the
+stream's own statements, at the place where they stand (``lanecache.ingest.sql_links``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lanecache.ingest.facts import text_of
 
-_ACTS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
+if TYPE_CHECKING:
+    from lanecache.operation import Position
+
+ACTIONS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
+"""What a foreign key does that changes rows of the child."""
 
 # REFERENTIAL_CONSTRAINTS, which has the rules, shows MariaDB's users only tables that they may
 # do more with than SELECT; SHOW CREATE TABLE has them for the rest.
@@ -40,13 +48,58 @@ TableName = tuple[str, str]
 
 
 class ForeignKey(msgspec.Struct, frozen=True):
-    """A foreign key, one entry for each column of the parent that it refers to."""
+    """A foreign key, one entry for each column of the parent that it refers to.
+
+    ``parent_column`` is empty where it is not known.
+    """
 
     child: TableName
     parent: TableName
     parent_column: str
     acts_on_delete: bool
     acts_on_update: bool
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """A MERGE table and one of the tables whose rows it shows."""
+
+    table: TableName
+    member: TableName
+
+
+class Links(msgspec.Struct, frozen=True):
+    """The links that the catalogue has now.
+
+    All of them were there at ``position``, where the binlog ended just after the reading; ``None``
+    where that is not known. ``cascades_logged``: what foreign keys do is in the binlog.
+    """
+
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    merges: tuple[Merge, ...] = ()
+    position: Position | None = None
+    cascades_logged: bool = False
+
+
+class LinkChanges(msgspec.Struct, frozen=True):
+    """What a statement does to links, and to what else is known of tables.
+
+    ``dropped`` are tables that are gone, ``weakened`` those that may have lost a foreign key;
+    ``renamed`` has old and new names, in order; ``redefined`` are tables whose rows may have other
+    hidden columns now. ``doubtful``: the text was not understood in full.
+    """
+
+    foreign_keys: frozenset[ForeignKey] = frozenset()
+    merges: frozenset[Merge] = frozenset()
+    dropped: frozenset[TableName] = frozenset()
+    dropped_schemas: frozenset[str] = frozenset()
+    weakened: frozenset[TableName] = frozenset()
+    renamed: tuple[tuple[TableName, TableName], ...] = ()
+    redefined: frozenset[TableName] = frozenset()
+    doubtful: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether the catalogue has to be read again."""
+        return bool(self.foreign_keys or self.merges or self.weakened or self.doubtful)
 
 
 def parse_foreign_keys(
@@ -70,8 +123,8 @@ def parse_foreign_keys(
             child=child,
             parent=(text_of(row["parent_schema"]), text_of(row["parent_table"])),
             parent_column=text_of(row["parent_column"]),
-            acts_on_delete=rules.get("DELETE", "").upper() in _ACTS,
-            acts_on_update=rules.get("UPDATE", "").upper() in _ACTS,
+            acts_on_delete=rules.get("DELETE", "").upper() in ACTIONS,
+            acts_on_update=rules.get("UPDATE", "").upper() in ACTIONS,
         )
         if key.acts_on_delete or key.acts_on_update:
             keys.append(key)
@@ -87,50 +140,200 @@ def parse_rules(create_table: str) -> dict[str, dict[str, str]]:
 
 
 class Cascades:
-    """Which tables a change of a parent may reach, through any number of foreign keys.
+    """Which tables a change of another may reach, through any number of foreign keys.
 
-    What was once known stays known: the binlog may be older than a key that has been dropped since.
+    What was once known stays known until its child is dropped, for the binlog may be older than
+    the catalogue. A link that was gone before the catalogue was read, and made before the stream
+    was, is never known; so what ends a link, in a part of the stream that is older than the
+    catalogue's reading, clears what the link may have changed until there.
+
+    Names are compared without regard to case: with ``lower_case_table_names`` a statement has the
+    writer's spelling.
     """
 
     def __init__(self) -> None:
-        self.keys: set[ForeignKey] = set()
-        """All that was learnt."""
-
-    def learn(self, keys: Iterable[ForeignKey]) -> bool:
-        """Add foreign keys; true if one of them was not known."""
-        before = len(self.keys)
-        self.keys.update(keys)
-        return len(self.keys) != before
+        self._keys: dict[ForeignKey, ForeignKey] = {}  # in lower case: as it is spelled
+        self._by_parent: dict[TableName, list[ForeignKey]] = {}
+        self._merges: set[Merge] = set()
+        self._merged: dict[TableName, set[TableName]] = {}
+        self._logged = False
+        self._known_from: Position | None = None  # from here on, no link is unknown
+        self._was_read = False
 
     def __bool__(self) -> bool:
-        return bool(self.keys)
+        return bool(self._by_parent or self._merged)
+
+    def begin(self) -> None:
+        """Begin to read the stream at another place: what was known is no longer all of it."""
+        self._known_from = None
+
+    def learn(self, links: Links) -> tuple[bool, list[TableName]]:
+        """Take a reading of the catalogue.
+
+        Gives whether it had a link that was not known; and, but for the first reading, the tables
+        that such a link may have changed unseen, at a place that the stream may have passed.
+        """
+        changed = self._logged != links.cascades_logged
+        self._logged = links.cascades_logged
+        new = {key.child for key in links.foreign_keys if self._add(key)}
+        merged = {
+            table for merge in links.merges if self._merge(merge) for table in _tables_of(merge)
+        }
+        missed = self._reached(new) | merged if self._was_read else set()
+        if self._known_from is None:
+            self._known_from = links.position
+        self._was_read = True
+        return changed or bool(new or merged), _spelled(missed)
+
+    def follow(self, changes: LinkChanges, at: Position) -> tuple[bool, list[TableName]]:
+        """Take what a statement that stands behind ``at`` does to the links.
+
+        Gives whether a link was learnt, and the tables that one may have changed unseen until here.
+        """
+        missed: set[TableName] = set()
+        if self._known_from is None or not at.covers(self._known_from):
+            missed = self._missed(changes)
+        self._forget(changes)
+        learnt = [self._add(key) for key in changes.foreign_keys]
+        learnt += [self._merge(merge) for merge in changes.merges]
+        for old, new in changes.renamed:
+            learnt.append(self._carry(old, new))
+        if changes.doubtful:
+            # A link may have come that is gone before the catalogue is read.
+            self._known_from = None
+        return any(learnt), _spelled(missed)
 
     def watches(self, table: TableName) -> bool:
-        """Tell whether a change of the table may cascade."""
-        return any(key.parent == table for key in self.keys)
+        """Tell whether a change of the table may change another."""
+        name = _folded(table)
+        return name in self._merged or (not self._logged and name in self._by_parent)
 
     def columns(self, parent: TableName) -> frozenset[str]:
-        """Give the parent's columns whose change cascades."""
+        """Give the parent's columns whose change cascades, in lower case."""
         return frozenset(
-            key.parent_column for key in self.keys if key.parent == parent and key.acts_on_update
+            key.parent_column.lower() for key in self._of(parent) if key.acts_on_update
         )
 
     def reached_by_delete(self, parent: TableName) -> list[TableName]:
         """Give the tables that the deletion of a row of the parent may change."""
-        return self._reached(
-            {key.child for key in self.keys if key.parent == parent and key.acts_on_delete}
+        return _spelled(
+            self._reached({key.child for key in self._of(parent) if key.acts_on_delete})
         )
 
     def reached_by_update(self, parent: TableName) -> list[TableName]:
         """Give the tables that a change of the parent's ``columns`` may change."""
-        return self._reached(
-            {key.child for key in self.keys if key.parent == parent and key.acts_on_update}
+        return _spelled(
+            self._reached({key.child for key in self._of(parent) if key.acts_on_update})
         )
 
-    def _reached(self, tables: set[TableName]) -> list[TableName]:
+    def merged_with(self, table: TableName) -> list[TableName]:
+        """Give the tables that share rows with this one."""
+        return _spelled(self._merged.get(_folded(table), ()))
+
+    def _of(self, parent: TableName) -> list[ForeignKey]:
+        return [] if self._logged else self._by_parent.get(_folded(parent), [])
+
+    def _reached(self, tables: set[TableName]) -> set[TableName]:
         """Follow the keys further: a child's rows may be deleted or updated, so take them all."""
         reached: set[TableName] = set()
         while tables:
             reached |= tables
-            tables = {key.child for key in self.keys if key.parent in tables} - reached
-        return sorted(reached)
+            tables = {key.child for table in tables for key in self._of(table)} - reached
+        return reached
+
+    def _missed(self, changes: LinkChanges) -> set[TableName]:
+        """Find what a link that a statement ends may have changed, were there one."""
+        if self._logged:
+            return set()
+        missed = self._reached({*changes.dropped, *changes.weakened})
+        schemas = {schema.lower() for schema in changes.dropped_schemas}
+        for key in self._keys.values():
+            if key.parent[0].lower() in schemas:
+                missed |= self._reached({key.child})
+        for old, new in changes.renamed:
+            # The catalogue has them under the new name only, unless they were known before.
+            known = {_folded(key.child) for key in self._of(old)}
+            missed |= self._reached(
+                {key.child for key in self._of(new) if _folded(key.child) not in known}
+            )
+        return missed
+
+    def _add(self, key: ForeignKey) -> bool:
+        folded = msgspec.structs.replace(
+            key,
+            child=_folded(key.child),
+            parent=_folded(key.parent),
+            parent_column=key.parent_column.lower(),
+        )
+        known = self._keys.get(folded)
+        if known is not None:
+            return False
+        self._keys[folded] = key
+        self._by_parent.setdefault(folded.parent, []).append(key)
+        return True
+
+    def _forget(self, changes: LinkChanges) -> None:
+        """Forget the links of tables that are gone; their names have to be just the same."""
+        schemas = changes.dropped_schemas
+        gone = [
+            folded
+            for folded, key in self._keys.items()
+            if key.child in changes.dropped or key.child[0] in schemas
+        ]
+        for folded in gone:
+            key = self._keys.pop(folded)
+            siblings = self._by_parent[folded.parent]
+            siblings.remove(key)
+            if not siblings:
+                del self._by_parent[folded.parent]
+        # A member that is made anew is a member again.
+        if any(
+            merge.table in changes.dropped or merge.table[0] in schemas for merge in self._merges
+        ):
+            kept = {
+                merge
+                for merge in self._merges
+                if merge.table not in changes.dropped and merge.table[0] not in schemas
+            }
+            self._merges.clear()
+            self._merged.clear()
+            for merge in kept:
+                self._merge(merge)
+
+    def _carry(self, old: TableName, new: TableName) -> bool:
+        """Let what is linked to a table be linked to its new name as well."""
+        was = _folded(old)
+        learnt = False
+        for key in list(self._keys.values()):
+            if was in (_folded(key.child), _folded(key.parent)):
+                child = new if _folded(key.child) == was else key.child
+                parent = new if _folded(key.parent) == was else key.parent
+                learnt |= self._add(msgspec.structs.replace(key, child=child, parent=parent))
+        for merge in list(self._merges):
+            if was in (_folded(merge.table), _folded(merge.member)):
+                table = new if _folded(merge.table) == was else merge.table
+                member = new if _folded(merge.member) == was else merge.member
+                learnt |= self._merge(Merge(table, member))
+        return learnt
+
+    def _merge(self, merge: Merge) -> bool:
+        if merge in self._merges:
+            return False
+        self._merges.add(merge)
+        self._merged.setdefault(_folded(merge.table), set()).add(merge.member)
+        self._merged.setdefault(_folded(merge.member), set()).add(merge.table)
+        return True
+
+
+def _tables_of(merge: Merge) -> tuple[TableName, TableName]:
+    return merge.table, merge.member
+
+
+def _folded(table: TableName) -> TableName:
+    return table[0].lower(), table[1].lower()
+
+
+def _spelled(tables: Iterable[TableName]) -> list[TableName]:
+    """Give names in every spelling that a lane may have for them."""
+    tables = set(tables)
+    return sorted(tables | {_folded(table) for table in tables})

@@ -9,7 +9,7 @@ import msgspec
 
 from lanecache.ingest import table as t
 from lanecache.ingest.charsets import BINARY
-from lanecache.ingest.schema import hidden_timestamp
+from lanecache.ingest.schema import hidden_number, hidden_timestamp
 
 if TYPE_CHECKING:
     from lanecache.ingest.schema import ColumnFacts
@@ -39,21 +39,23 @@ _CHARSET_ALIASES = {"utf8": "utf8mb3"}
 _BLOB_PREFIX_BYTES = {"tiny": 1, "": 2, "medium": 3, "long": 4}
 
 
-def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap | str:
+def with_schema(
+    table_map: TableMap,
+    schema: Sequence[ColumnFacts],
+    *,
+    mariadb: bool = True,
+    row_hashes_max: int = 0,
+) -> TableMap | str:
     """Complete a table map that has minimal metadata with what ``information_schema`` says.
 
     It also settles what no table map tells (see ``ColumnType.sql_type`` and
-    ``TableMap.may_be_versioned``). Gives a sentence in place of a table map when the two do not
-    describe the same columns: the schema is today's, the event may be older, and a wrong pairing
-    would be a lie (law 1). What the event itself says always wins over the schema.
+    ``TableMap.may_be_versioned``, ``TableMap.perhaps_hidden``). Gives a sentence in place of a
+    table map when the two do not describe the same columns: the schema is today's, the event may be
+    older, and a wrong pairing would be a lie (law 1). What the event itself says always wins over
+    the schema.
     """
     where = f"{table_map.schema}.{table_map.table}"
-    found = list(schema)
-    if len(schema) == len(table_map.columns) - 2 and all(
-        map(t.may_end_history, table_map.columns[-2:])
-    ):
-        # The schema does not show these two, which WITH SYSTEM VERSIONING adds by itself.
-        found += [hidden_timestamp(name) for name in t.IMPLICIT_HISTORY]
+    found = _with_hidden(table_map, schema, mariadb=mariadb, row_hashes_max=row_hashes_max)
     if len(found) != len(table_map.columns):
         return f"{where} has {len(schema)} columns today and {len(table_map.columns)} in the binlog"
     columns = []
@@ -79,11 +81,13 @@ def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap 
         if column.sql_type == "":
             zerofill = column.type == t.NEWDECIMAL and "zerofill" in today.column_type.lower()
             filled["sql_type"] = t.ZEROFILL if zerofill else today.data_type
+        if column.hidden != today.hidden:
+            filled["hidden"] = today.hidden
         columns.append(msgspec.structs.replace(column, **filled))
     row_end = [index for index, today in enumerate(found) if today.ends_history]
     key = sorted(
         (today.primary_key_index, index)
-        for index, today in enumerate(schema)
+        for index, today in enumerate(found)
         if today.primary_key_index is not None
     )
     return msgspec.structs.replace(
@@ -92,7 +96,33 @@ def with_schema(table_map: TableMap, schema: Sequence[ColumnFacts]) -> TableMap 
         primary_key=table_map.primary_key or tuple(index for _, index in key),
         row_end=row_end[0] if row_end else None,
         may_be_versioned=False,
+        perhaps_hidden=(),
     )
+
+
+def _with_hidden(
+    table_map: TableMap, schema: Sequence[ColumnFacts], *, mariadb: bool, row_hashes_max: int
+) -> list[ColumnFacts]:
+    """Add to the columns that the schema shows those that it does not show, where they fit."""
+    found, columns = list(schema), table_map.columns
+    if not mariadb:
+        if (
+            len(found) == len(columns) - 1
+            and t.may_be_generated_key(columns[0])
+            and all(today.primary_key_index is None for today in found)
+        ):
+            found.insert(0, hidden_number(t.GENERATED_KEY, 0))
+        return found
+    rest = columns[len(found) :]
+    if len(rest) >= 2 and all(map(t.may_end_history, rest[:2])):
+        # WITH SYSTEM VERSIONING adds these two by itself.
+        found += [hidden_timestamp(name) for name in t.IMPLICIT_HISTORY]
+        rest = rest[2:]
+    # Where the binlog does not name them, there are no more of them than keys that need one.
+    named = all(map(t.is_row_hash, rest))
+    if named or (len(rest) <= row_hashes_max and all(map(t.may_be_row_hash, rest))):
+        found += [hidden_number(f"DB_ROW_HASH_{nth}") for nth, _ in enumerate(rest, start=1)]
+    return found
 
 
 def with_unproven_schema(table_map: TableMap, completed: TableMap) -> TableMap:

@@ -9,7 +9,7 @@ caches, and never more than ``transaction_bytes_max`` of it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
+from lanecache.ingest.effect import Effect
 from lanecache.ingest.outputs import (
     Committed,
     DecoderCounts,
@@ -36,7 +37,7 @@ from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
-    from lanecache.ingest.cascades import ForeignKey
+    from lanecache.ingest.cascades import Cascades, Links, TableName
     from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
     from lanecache.ingest.schema import SchemaReading
@@ -95,6 +96,8 @@ class Decoder:
         server_id: int = 0,
         counts: DecoderCounts | None = None,
         reread: bool = False,
+        cascades: Cascades | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Begin behind ``position``.
 
@@ -107,6 +110,8 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
+            cascades: goes on from the links between tables that an earlier one knew.
+            clock: seconds that never go back, by which a schema that does not fit is wanted again.
         """
         self.counts = counts if counts is not None else DecoderCounts()
         self.server_version = ""
@@ -115,7 +120,7 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping)
+        self._tables = Tables(mapping, cascades, clock)
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -125,11 +130,8 @@ class Decoder:
         self._gtids: GtidSet | None = position.gtids
         self._open = False
         self._start: b.TransactionStart | None = None
-        self._operations = self._nothing()
-        self._overflowed = False
-        self._rolled_back = False
+        self._effect = Effect(self._nothing(), PartialRows() if reread else None)
         self._prepared = PreparedTransactions()
-        self._partial = PartialRows() if reread else None
         # Where the last transaction ended, and so where the one under way begins.
         self._ends_at = msgspec.structs.replace(position, resume=None)
         self._at_end_of = -1  # the count of events when a heartbeat said that there are no more
@@ -166,9 +168,13 @@ class Decoder:
         """Answer ``SchemaWanted``; ``None`` where the schema cannot be read."""
         self._tables.provide(table, schema)
 
-    def learn_foreign_keys(self, keys: Sequence[ForeignKey]) -> None:
-        """Take the foreign keys of the database, at the start and as ``ForeignKeysWanted`` asks."""
-        self._tables.learn_foreign_keys(keys)
+    def learn_links(self, links: Links) -> list[TableName]:
+        """Take the links between tables, at the start and as ``ForeignKeysWanted`` asks.
+
+        Gives the tables that a link which was not known may have changed before: their keys have
+        to be cleared where the last transaction ended.
+        """
+        return self._tables.learn_links(links)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.
@@ -242,7 +248,7 @@ class Decoder:
                 wanted = self._tables.announce(body, mariadb=self._mariadb, place=place)
                 if wanted is not None:
                     yield SchemaWanted(wanted)
-                    self._tables.announce(body, mariadb=self._mariadb, place=place)
+                    self._tables.announce(body, mariadb=self._mariadb, place=place, asked=True)
             elif kind == b.ROTATE:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
@@ -284,8 +290,8 @@ class Decoder:
 
     def _held_bytes(self) -> int:
         if self._audiences == 1:
-            return self._operations[0].size_bytes
-        return sum(operations.size_bytes for operations in self._operations)
+            return self._effect.operations[0].size_bytes
+        return self._effect.size_bytes
 
     def _advance(self, next_position: int, size: int) -> None:
         """Move the offset to the event's end.
@@ -341,13 +347,7 @@ class Decoder:
 
     def _under_way(self) -> bool:
         """Whether anything of a transaction is there that has not ended."""
-        return (
-            self._open
-            or self._start is not None
-            or self._overflowed
-            or self._rolled_back
-            or any(self._operations)
-        )
+        return self._open or self._start is not None or bool(self._effect)
 
     def _begin(self, kind: int, body: bytes, server_id: int) -> None:
         if kind == b.MARIADB_GTID:
@@ -360,25 +360,26 @@ class Decoder:
 
     def _void(self) -> Iterator[Output]:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""
-        overflowed = self._overflowed
-        self._discard_partial()
+        effect = self._take_effect()
+        effect.discard_partial()
         self._open = False
         self._start = None
-        self._operations = self._nothing()
-        self._overflowed = False
-        self._rolled_back = False
-        if overflowed:
+        if effect.overflowed:
             yield Discarded()
 
     def _hand_on_part(self) -> Overflow:
-        part = Overflow(self._operations)
-        self._operations = self._nothing()
-        self._overflowed = True
+        effect = self._effect
+        part = Overflow(effect.operations)
+        effect.operations = self._nothing()
+        effect.overflowed = True
         return part
 
-    def _discard_partial(self) -> None:
-        if self._partial is not None:
-            self._partial.discard()
+    def _take_effect(self) -> Effect:
+        """Give all that the transaction under way has done, and begin anew."""
+        effect = self._effect
+        # The rows to read again are emptied by whoever settles or drops them.
+        self._effect = Effect(self._nothing(), effect.partial)
+        return effect
 
     def _commit(self, timestamp: int) -> Committed:
         start = self._start
@@ -394,24 +395,19 @@ class Decoder:
                         file=self._file,
                         offset=self._offset,
                     ) from error
-        if self._rolled_back:
-            for operations in self._operations:
-                operations.invalidate()
-        if self._rolled_back or self._overflowed:
-            self._discard_partial()
-        partial = self._partial.take(self._operations) if self._partial is not None else ()
+        effect = self._take_effect()
+        partial = effect.settle()
         # Positional arguments here and below: this is run for each transaction.
         position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
-        committed = Committed(self._operations, position, committed_at, self._rolled_back, partial)
+        committed = Committed(
+            effect.operations, position, committed_at, effect.rolled_back, partial
+        )
         self.counts.transactions += 1
         self._ends_at = position
         if position.resume is not None:
             self._ends_at = msgspec.structs.replace(position, resume=None)
         self._open = False
         self._start = None
-        self._operations = self._nothing()
-        self._overflowed = False
-        self._rolled_back = False
         return committed
 
     def _rows(self, kind: RowKind, event: int, data: bytes, start: int, stop: int) -> None:
@@ -431,11 +427,12 @@ class Decoder:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
         unpack = self._unpack if event in _ROWS_COMPRESSED else None
+        effect = self._effect
         if table.cascades is not None:
-            for problem in table.cascade(kind, data, start, stop, self._operations, unpack=unpack):
+            for problem in table.cascade(kind, data, start, stop, effect.operations, unpack=unpack):
                 self._invalidated(problem)
         rows, problems = table.apply(
-            kind, data, start, stop, self._operations, unpack, self._partial
+            kind, data, start, stop, effect.operations, unpack, effect.partial
         )
         self.counts.rows += rows
         for problem in problems:
@@ -449,36 +446,42 @@ class Decoder:
         if prepare.one_phase:
             yield self._commit(timestamp)
             return
-        self._discard_partial()
-        operations, self._operations = self._operations, self._nothing()
-        held_bytes = sum(part.size_bytes for part in operations) + self._prepared.held_bytes
-        if self._overflowed or held_bytes > self._transaction_bytes_max:
-            if self._overflowed:
-                self._overflowed = False
+        effect = self._take_effect()
+        # The outcome comes as a transaction of its own, behind others.
+        effect.discard_partial()
+        held_bytes = effect.size_bytes + self._prepared.held_bytes
+        if effect.overflowed or held_bytes > self._transaction_bytes_max:
+            if effect.overflowed:
                 yield Discarded()
-            operations = self._nothing()
+            effect = Effect(self._nothing())
             reason = "a prepared XA transaction is above limits.transaction_bytes_max"
-            for prefix in self._mapping.clear_all(operations):
+            for prefix in self._mapping.clear_all(effect.operations):
                 self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
-        self._prepared.hold(prepare.xid, operations, self._ends_at)
+        self._prepared.hold(prepare.xid, effect, self._ends_at)
         yield self._commit(timestamp)
 
     def _decide(self, kind: StatementKind, xid: str, timestamp: int) -> Committed:
-        """Apply or drop what an XA transaction held, at XA COMMIT or XA ROLLBACK."""
-        self._discard_partial()
-        held = self._prepared.take(xid)
-        if kind is StatementKind.XA_COMMIT:
-            if held is None:
-                reason = "an XA transaction was committed whose rows came before the start"
-                for prefix in self._mapping.clear_all(self._operations):
-                    self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
-            else:
-                self._operations = list(held)
+        """Apply what an XA transaction held, at XA COMMIT; at XA ROLLBACK, delete its keys.
+
+        What a non-transactional engine did of one that is rolled back stays done.
+        """
+        effect, held = self._effect, self._prepared.take(xid)
+        effect.discard_partial()
+        if held is not None:
+            held.absorb(effect)
+            held.partial = effect.partial
+            self._effect = effect = held
+        if kind is StatementKind.XA_ROLLBACK:
+            effect.rolled_back = True
+        elif held is None:
+            reason = "an XA transaction was committed whose rows came before the start"
+            for prefix in self._mapping.clear_all(effect.operations):
+                self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
         return self._commit(timestamp)
 
     def _incident(self, timestamp: int) -> Iterator[Output]:
         """Clear everything: the server says that its binlog lacks something from here on."""
-        for prefix in self._mapping.clear_all(self._operations):
+        for prefix in self._mapping.clear_all(self._effect.operations):
             self._invalidated(
                 Problem(
                     lane="",
@@ -514,7 +517,7 @@ class Decoder:
             self.counts.skipped_events += 1
             return
         reason = f"an event of {block.oversized_bytes} bytes is above limits.event_bytes_max"
-        for problem in table.clear(reason, self._operations):
+        for problem in table.clear(reason, self._effect.operations):
             self._invalidated(problem)
         yield from ()
 
@@ -531,10 +534,10 @@ class Decoder:
         elif kind is StatementKind.ROLLBACK:
             # What a non-transactional engine did of it stays done, the rest never was: only a
             # deletion is right for both.
-            self._rolled_back = True
+            self._effect.rolled_back = True
             yield self._commit(timestamp)
         elif kind is StatementKind.ROLLBACK_TO:
-            self._rolled_back = True
+            self._effect.rolled_back = True
         elif kind is StatementKind.XA_START:
             self._open = True
         elif kind in (StatementKind.XA_COMMIT, StatementKind.XA_ROLLBACK):
@@ -542,16 +545,29 @@ class Decoder:
         elif kind in _WITHOUT_EFFECT:
             pass
         else:
-            if kind in (StatementKind.TABLE_DDL, StatementKind.SCHEMA_DDL, StatementKind.UNKNOWN):
+            if self._follow_links(statement, query):
                 yield ForeignKeysWanted()
             self._apply_statement(statement, query)
             if not self._open:
                 yield self._commit(timestamp)
 
+    def _follow_links(self, statement: Statement, query: b.Query) -> bool:
+        """Take what a statement does to the links between tables; true: the catalogue is wanted."""
+        from lanecache.ingest.sql_links import makes_inline_keys, read_link_changes
+
+        inline = makes_inline_keys(self.server_version, mariadb=self._mariadb)
+        changes = read_link_changes(query.sql, query.schema, inline_references=inline)
+        missed = self._tables.follow(changes, statement.tables, self._ends_at)
+        reason = "a foreign key or a MERGE table may have changed it before or with a statement"
+        for table in missed:
+            for prefix in self._mapping.clear_table(*table, self._effect.operations):
+                self._invalidated(Problem(".".join(table), f"{prefix}*", reason))
+        return bool(changes) or statement.kind in _CHANGES_LINKS
+
     def _apply_statement(self, statement: Statement, query: b.Query) -> None:
         """Turn a statement into the clears that make what it may have changed a miss."""
         kind = statement.kind
-        into = self._operations
+        into = self._effect.operations
         if kind is StatementKind.HARMLESS:
             self._tables.forget_schemas(statement.tables)
             return
@@ -585,6 +601,10 @@ class Decoder:
                 )
 
 
+# Behind these, the catalogue may have other links between tables.
+_CHANGES_LINKS = frozenset(
+    {StatementKind.TABLE_DDL, StatementKind.SCHEMA_DDL, StatementKind.UNKNOWN}
+)
 # Inside a transaction: what they mean is in other statements and events.
 _WITHOUT_EFFECT = frozenset(
     {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -31,9 +31,11 @@ from lanecache.errors import (
 from lanecache.ingest.address import parse_source_url, unverified
 from lanecache.ingest.attempts import Attempts
 from lanecache.ingest.binlog import only_heartbeats
+from lanecache.ingest.cascades import Cascades
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
+from lanecache.ingest.merges import explain_merge
 from lanecache.ingest.offering import Offering
 from lanecache.ingest.outputs import (
     Committed,
@@ -51,18 +53,23 @@ from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.tables import NamedTable
 from lanecache.operation import Checkpoint, OperationSet, Position
+from lanecache.row import Problem
 from lanecache.statistics import LinkState, SourceStatistics
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from lanecache.config import Config
+    from lanecache.ingest.cascades import TableName
     from lanecache.ingest.outlet import Outlet
-    from lanecache.row import Problem, TableMapping
+    from lanecache.row import TableMapping
 
 logger = logging.getLogger("lanecache.ingest")
 
 _Answer = TypeVar("_Answer")
+
+# How often the catalogue is asked for links between tables that no statement of the stream made.
+_LINKS_INTERVAL_S = 300.0
 
 # A damaged event may be the connection's fault: the same place is read this often before giving up.
 _DAMAGED_TRIES_MAX = 3
@@ -121,6 +128,7 @@ class Ingest:
         self._started = anyio.Event()
         self._rereads = Rereads()
         self._rereader: Rereader | None = None
+        self._cascades = Cascades()
         # For statistics.
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
@@ -242,6 +250,12 @@ class Ingest:
                 " binlog_format = 'ROW', put it into the server's configuration, and have the"
                 " clients connect again"
             )
+        merges = await self._answer(self.server.merges)
+        for merge in merges:
+            for table in (merge.member, merge.table):
+                if self._mapping.wants(*table):
+                    what, remedy = explain_merge(merges, table)
+                    raise SourceError(f"{what}; {remedy}")
 
     async def _begin(self, checkpoints: Mapping[str, Checkpoint | None]) -> Position:
         """Find where to begin, and what has to be cleared in the targets once the source streams.
@@ -344,15 +358,18 @@ class Ingest:
                 server_id=facts.server_id,
                 counts=self._counts,
                 reread=isinstance(self.server, Server),
+                cascades=self._cascades,
+                clock=anyio.current_time,
             )
             if self._admit is not None:
                 await self._admit()
             await self._provide_schemas(decoder, facts)
-            decoder.learn_foreign_keys(await self.server.foreign_keys())
+            self._forget(decoder.learn_links(await self.server.links()))
             self._stream, self._decoder = stream, decoder
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
                 group.start_soon(self._offering.keep_storing_positions, name="store positions")
+                group.start_soon(self._keep_reading_links, decoder, name="read links again")
                 self._start_rereader(group, facts)
                 try:
                     await self._read(stream, decoder)
@@ -481,9 +498,33 @@ class Ingest:
             reading = await self.server.table_schema(name.schema, name.table)
             decoder.provide_schema(name, reading)
         elif isinstance(output, ForeignKeysWanted):
-            decoder.learn_foreign_keys(await self.server.foreign_keys())
+            self._forget(decoder.learn_links(await self.server.links()))
         elif isinstance(output, Discarded):
             self._offering.drop_parts()
+
+    async def _keep_reading_links(self, decoder: Decoder) -> None:
+        """Learn, now and then, of links that a DDL made which is not in the binlog."""
+        while isinstance(self.server, Server):
+            await anyio.sleep(_LINKS_INTERVAL_S)
+            try:
+                links = await self.server.links()
+            except SourceError as error:
+                # Who reads the stream says so where it is more than a moment's trouble.
+                logger.debug("source: foreign keys are not read again: %s", error)
+            else:
+                self._forget(decoder.learn_links(links))
+
+    def _forget(self, tables: Sequence[TableName]) -> None:
+        """Clear the keys of tables that were changed unseen, where the stream stands."""
+        effects = [OperationSet() for _ in self._mapping.audiences]
+        reason = "a foreign key or a MERGE table was not known that may have changed it"
+        where = str(self._position)
+        for table in tables:
+            for prefix in self._mapping.clear_table(*table, effects):
+                self._counts.invalidations += 1
+                self._report(Problem(".".join(table), f"{prefix}*", reason), where)
+        if any(effects) and self._position is not None:
+            self._offering.offer(Committed(effects, self._position, time.time()), effects)
 
     def _start_rereader(self, group: TaskGroup, facts: ServerFacts) -> None:
         self._rereader = None

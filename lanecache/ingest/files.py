@@ -2,7 +2,7 @@
 
 ``BinlogFiles`` stands where ``Server`` stands for a database: it says what wrote the files, finds
 where to begin, and opens the stream of their events (``lanecache.ingest.file_stream``). There is
-nobody to ask for a table's columns or foreign keys.
+nobody to ask for a table's columns; of foreign keys, what the files' own statements say is known.
 
 A binlog file is four bytes of magic, a FORMAT_DESCRIPTION, what was executed before the file
 (PREVIOUS_GTIDS on MySQL, GTID_LIST on MariaDB), and then the events as the network brings them.
@@ -26,6 +26,7 @@ from lanecache.errors import BinlogError, ConfigError, PositionPurged, SourceErr
 from lanecache.gtid import MARIADB, MYSQL, Gtid, GtidSet, MariadbGtid, MariadbGtidSet, MysqlGtidSet
 from lanecache.gtid import parse_gtid_set as parse_gtids
 from lanecache.ingest import binlog as b
+from lanecache.ingest.cascades import Links
 from lanecache.ingest.facts import ServerFacts, parse_facts
 from lanecache.ingest.file_stream import (
     FileStream,
@@ -282,8 +283,12 @@ class BinlogFiles:
     async def table_schema(self, schema: str, table: str) -> None:
         """Give nothing: files with MINIMAL metadata say neither names nor signs of columns."""
 
-    async def foreign_keys(self) -> tuple[()]:
-        """Give nothing: files do not say which tables refer to each other."""
+    async def links(self) -> Links:
+        """Give nothing: files do not say how the tables were linked when they begin."""
+        return Links()
+
+    async def merges(self) -> tuple[()]:
+        """Give nothing, as ``links`` does."""
         return ()
 
     async def open(self, position: Position, reached: Callable[[], Position | None]) -> FileStream:

@@ -63,6 +63,7 @@ class MappedTable:
         self._row_end: tuple[ColumnUse, ...] = ()
         if table_map.row_end is not None:
             self._row_end = (ColumnUse(table_map.row_end, ColumnForm.TEXT),)
+        self._may_be_versioned = table_map.may_be_versioned or table_map.row_end is not None
         self._name = (self.schema, self.table)
         self._changes: dict[RowKind, MapRows] = {}  # what maps the rows of each kind of event
         bound = self._bound
@@ -188,7 +189,11 @@ class MappedTable:
                 total.extend(effect)
             assert after is not None
             primary_key = tuple(after[index] for index in code.shape.primary_key)
-            held = {index: value for index, value in enumerate(after) if value is not NOT_IN_IMAGE}
+            held = {
+                index: value
+                for index, value in enumerate(after)
+                if value is not NOT_IN_IMAGE and not code.shape.columns[index].hidden
+            }
             if (
                 before not in (None, primary_key)
                 or None in primary_key
@@ -262,26 +267,41 @@ class MappedTable:
         To be called before ``apply``: what the statement itself writes comes after its cascades.
         """
         cascades, name = self.cascades, self._name
-        if cascades is None or kind is RowKind.WRITE:
+        if cascades is None:
             return ()
+        problems: list[Problem] = []
+        merged = cascades.merged_with(name)
+        if merged:
+            reason = f"{self.schema}.{self.table} shares rows with it, by a MERGE table"
+            problems += self._clear_others(merged, reason, into)
+        if kind is RowKind.WRITE:
+            return problems
+        reached: set[tuple[str, str]] = set()
         if kind is RowKind.DELETE:
-            reached = cascades.reached_by_delete(name)
-        elif self._references_change(kind, data, start, end, unpack):
-            reached = cascades.reached_by_update(name)
+            reached.update(cascades.reached_by_delete(name))
         else:
-            return ()
+            changes, deletes = self._references_change(kind, data, start, end, unpack)
+            if changes:
+                reached.update(cascades.reached_by_update(name))
+            if deletes:
+                reached.update(cascades.reached_by_delete(name))
         reason = f"a foreign key may have changed it along with {self.schema}.{self.table}"
+        return problems + self._clear_others(sorted(reached), reason, into)
+
+    def _clear_others(
+        self, tables: Sequence[tuple[str, str]], reason: str, into: Sequence[OperationSet]
+    ) -> list[Problem]:
         return [
-            Problem(lane=".".join(child), scope=f"{prefix}*", reason=reason)
-            for child in reached
-            for prefix in self._mapping.clear_table(*child, into)
+            Problem(lane=".".join(table), scope=f"{prefix}*", reason=reason)
+            for table in tables
+            for prefix in self._mapping.clear_table(*table, into)
         ]
 
     def _find_referenced(self, code: TableCode) -> tuple[ColumnUse, ...] | None:
         """Find the columns whose change cascades; ``None`` where one is not there."""
         if self.cascades is None:
             return ()
-        wanted = {column.lower() for column in self.cascades.columns((self.schema, self.table))}
+        wanted = self.cascades.columns((self.schema, self.table))
         found = tuple(
             ColumnUse(index, ColumnForm.RAW)
             for index, column in enumerate(code.shape.columns)
@@ -296,23 +316,36 @@ class MappedTable:
         start: int,
         end: int,
         unpack: Callable[[bytes], bytes] | None,
-    ) -> bool:
-        """Tell whether an update may have changed a column that children refer to."""
-        uses, code = self._referenced, self._code
-        if uses is None or code is None:
-            return True
-        if not uses:
-            return False
+    ) -> tuple[bool, bool]:
+        """Tell what an update may be for children: a change of what they refer to, or a deletion.
+
+        A row of a system-versioned table is deleted by an update that ends its life.
+        """
+        uses, code, ends = self._referenced, self._code, self._row_end
+        if code is None:
+            return True, self._may_be_versioned
+        if uses is None:
+            uses, changes = (), True
+        else:
+            changes = False
+        if not uses and not ends:
+            return changes, False
+        plan = (*uses, *ends)
         event = (data, start, end)
         try:
             images, careful = _read(
-                self._referenced_decoders, code, uses, uses, kind, event, unpack
+                self._referenced_decoders, code, plan, plan, kind, event, unpack
             )
         except BinlogError:
-            return True
+            return True, bool(ends)
         if careful and any(isinstance(value, Unreadable) for image in images for value in image):
-            return True
-        return images[::2] != images[1::2]
+            return True, bool(ends)
+        count = len(uses)
+        changes = changes or any(
+            before[:count] != after[:count]
+            for before, after in zip(images[::2], images[1::2], strict=True)
+        )
+        return changes, bool(ends) and any(after[-1] not in _NEVER for after in images[1::2])
 
     def clear(self, reason: str, into: Sequence[OperationSet]) -> list[Problem]:
         """Clear the keys of every lane of this table, and say why."""

@@ -55,28 +55,30 @@ class RowQuery:
 
     def __init__(self, code: TableCode, facts: Sequence[ColumnFacts]) -> None:
         shape = code.shape
-        if [each.name for each in facts] != [each.name for each in shape.columns]:
+        shown = [index for index, each in enumerate(shape.columns) if not each.hidden]
+        if [each.name for each in facts] != [shape.columns[index].name for index in shown]:
             raise ValueError("the table has other columns by now")
+        by_index = dict(zip(shown, facts, strict=True))
         key = sorted(
             (each.primary_key_index, index)
-            for index, each in enumerate(facts)
+            for index, each in by_index.items()
             if each.primary_key_index is not None
         )
         if not key or tuple(index for _, index in key) != shape.primary_key:
             raise ValueError("the table has another primary key by now")
         self._table = f"{quote_name(shape.schema)}.{quote_name(shape.table)}"
         self._key = shape.primary_key
-        self._names = [quote_name(each.name) for each in facts]
-        self._literals = [_literal(facts[index]) for index in self._key]
+        self._names = {index: quote_name(each.name) for index, each in by_index.items()}
+        self._literals = [_literal(by_index[index]) for index in self._key]
         self._kinds = [each.kind for each in code.columns]
-        columns = [
-            _column(each, kind, name)
-            for each, kind, name in zip(facts, self._kinds, self._names, strict=True)
-        ]
+        columns = {
+            index: _column(each, self._kinds[index], self._names[index])
+            for index, each in by_index.items()
+        }
         self._selected = ", ".join(
-            f"{expression} AS c{index}" for index, (expression, _) in enumerate(columns)
+            f"{expression} AS c{index}" for index, (expression, _) in columns.items()
         )
-        self._readers = [reader for _, reader in columns]
+        self._readers = {index: reader for index, (_, reader) in columns.items()}
         self._forms = [
             {form: _form(source) for form, source in column.forms.items()}
             for column in code.columns
@@ -96,15 +98,16 @@ class RowQuery:
         return f"SELECT {self._selected} FROM {self._table} WHERE {where}"
 
     def read(self, row: Mapping[str, Any]) -> list[Base]:
-        """Read a result row.
+        """Read a result row; a hidden column has no value.
 
         Raises:
             ValueError: a value cannot be given exactly.
         """
-        return [
-            None if row[f"c{index}"] is None else reader(row[f"c{index}"])
-            for index, reader in enumerate(self._readers)
-        ]
+        values: list[Base] = [None] * len(self._kinds)
+        for index, reader in self._readers.items():
+            found = row[f"c{index}"]
+            values[index] = None if found is None else reader(found)
+        return values
 
     def primary_key(self, row: Sequence[Base]) -> tuple[Value, ...]:
         """Give a row's primary key in RAW forms."""

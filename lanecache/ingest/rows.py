@@ -20,6 +20,7 @@ import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.columns import CODE_NAMES, ColumnCode, column_code
+from lanecache.ingest.table import is_row_hash
 from lanecache.row import (
     Column,
     ColumnForm,
@@ -31,7 +32,7 @@ from lanecache.row import (
 )
 
 if TYPE_CHECKING:
-    from lanecache.ingest.table import TableMap
+    from lanecache.ingest.table import ColumnType, TableMap
 
 Decode = Callable[[bytes, int, int], list[Image]]
 """``decode(data, start, end)``: the images of the rows in ``data[start:end]``."""
@@ -92,13 +93,20 @@ class TableCode:
             schema=table_map.schema,
             table=table_map.table,
             columns=tuple(
-                Column(name=column.name or f"@{index + 1}", kind=code.kind)
+                Column(name=_shown_name(column, index), kind=code.kind, hidden=column.hidden)
                 for index, (column, code) in enumerate(
                     zip(table_map.columns, self.columns, strict=True)
                 )
             ),
             primary_key=table_map.primary_key,
         )
+
+
+def _shown_name(column: ColumnType, index: int) -> str:
+    """Give the name by which a lane may name a column; not by that of one that none can SELECT."""
+    if column.name is None or (column.hidden and is_row_hash(column)):
+        return f"@{index + 1}"
+    return column.name
 
 
 def compile_rows(

@@ -51,6 +51,14 @@ _KINDS = {
 }
 
 
+ROW_HASHES_QUERY = """
+SELECT COUNT(DISTINCT INDEX_NAME) AS n
+FROM information_schema.STATISTICS
+WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND NON_UNIQUE = 0 AND INDEX_TYPE = 'HASH'
+"""
+"""MariaDB: how many keys may have a hidden column with a hash (the engine MEMORY has none)."""
+
+
 class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What ``information_schema`` says about one column.
 
@@ -77,6 +85,7 @@ class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
     primary_key_index: int | None
     """The place in the primary key, from 0 on; ``None`` for other columns."""
     ends_history: bool = False  # the ROW END of a system-versioned table of MariaDB
+    hidden: bool = False  # not shown by information_schema, but known to be there
 
 
 class SchemaReading(msgspec.Struct, frozen=True):
@@ -85,11 +94,13 @@ class SchemaReading(msgspec.Struct, frozen=True):
     They hold for everything after ``position``, where the binlog ended just after the reading, up
     to the table's next DDL; and for events later than ``changed_at`` (seconds since 1970, ``None``
     where the server does not tell it for certain), when the table was last changed before it.
+    ``row_hashes_max`` is the number of hidden columns that the table's keys may add (MariaDB).
     """
 
     columns: tuple[ColumnFacts, ...]
     position: Position
     changed_at: int | None = None
+    row_hashes_max: int = 0
 
 
 def parse_columns(
@@ -170,11 +181,27 @@ def _parse_column(row: Mapping[str, Any], places: Mapping[str, int]) -> ColumnFa
 
 def hidden_timestamp(name: str) -> ColumnFacts:
     """Give the facts of ``row_start`` or ``row_end``, which the schema of MariaDB does not show."""
+    return _hidden(name, "timestamp", "timestamp(6)", digits=6)
+
+
+def hidden_number(name: str, primary_key_index: int | None = None) -> ColumnFacts:
+    """Give the facts of a BIGINT UNSIGNED that the schema does not show."""
+    return _hidden(name, "bigint", "bigint unsigned", primary_key_index=primary_key_index)
+
+
+def _hidden(
+    name: str,
+    data_type: str,
+    column_type: str,
+    *,
+    digits: int | None = None,
+    primary_key_index: int | None = None,
+) -> ColumnFacts:
     return ColumnFacts(
         name=name,
-        data_type="timestamp",
-        column_type="timestamp(6)",
-        unsigned=False,
+        data_type=data_type,
+        column_type=column_type,
+        unsigned="unsigned" in column_type,
         charset=None,
         collation=None,
         labels=(),
@@ -184,11 +211,12 @@ def hidden_timestamp(name: str) -> ColumnFacts:
         compressed=False,
         character_length=None,
         octet_length=None,
-        datetime_precision=6,
+        datetime_precision=digits,
         numeric_precision=None,
         numeric_scale=None,
-        primary_key_index=None,
+        primary_key_index=primary_key_index,
         ends_history=name == "row_end",
+        hidden=True,
     )
 
 

@@ -21,12 +21,21 @@ from lanecache.errors import (
     SourceUnavailable,
 )
 from lanecache.gtid import MARIADB, MYSQL, parse_gtid_set
-from lanecache.ingest.cascades import FOREIGN_KEYS_QUERY, ForeignKey, parse_foreign_keys
+from lanecache.ingest.cascades import (
+    FOREIGN_KEYS_QUERY,
+    ForeignKey,
+    Links,
+    Merge,
+    TableName,
+    parse_foreign_keys,
+)
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
 from lanecache.ingest.login import explain, log_in
+from lanecache.ingest.merges import ELSEWHERE_QUERY, MERGES_QUERY, parse_members
 from lanecache.ingest.schema import (
     COLUMNS_QUERY,
     PRIMARY_KEY_QUERY,
+    ROW_HASHES_QUERY,
     ColumnFacts,
     SchemaReading,
     parse_columns,
@@ -344,7 +353,7 @@ class Server:
         columns = await self.table_columns(schema, table)
         if columns is None:
             return None
-        changed_at = None
+        changed_at, row_hashes_max = None, 0
         if facts.flavor == MARIADB:
             rows = await self.query(
                 "SELECT UNIX_TIMESTAMP(CREATE_TIME) AS changed_at FROM information_schema.TABLES "
@@ -354,7 +363,21 @@ class Server:
             )
             if rows and rows[0]["changed_at"] is not None:
                 changed_at = int(rows[0]["changed_at"])
-        return SchemaReading(tuple(columns), await self.position(), changed_at)
+            row_hashes_max = int((await self.query(ROW_HASHES_QUERY, schema, table))[0]["n"])
+        return SchemaReading(tuple(columns), await self.position(), changed_at, row_hashes_max)
+
+    async def links(self) -> Links:
+        """Read how tables change one another, as far as the user sees; see ``Links``."""
+        facts = await self._known_facts()
+        keys, merges = await self.foreign_keys(), await self.merges()
+        try:
+            position = await self.position()
+        except SourceUnavailable:
+            raise
+        except SourceError:
+            # The user may not see it: then no place is known from which on these are all.
+            position = None
+        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged)
 
     async def foreign_keys(self) -> list[ForeignKey]:
         """Read the foreign keys whose cascades the binlog does not hold, as far as the user sees.
@@ -372,6 +395,22 @@ class Server:
         }
         created = {child: await self._create_table(child) for child in sorted(unruled)}
         return parse_foreign_keys(rows, created)
+
+    async def merges(self) -> list[Merge]:
+        """Read the MERGE tables and their members, as far as the user sees.
+
+        It sees those of MERGE tables that it may SELECT from.
+        """
+        merges: list[Merge] = []
+        for row in await self.query(MERGES_QUERY):
+            table = (text_of(row["s"]), text_of(row["t"]))
+            merges += parse_members(table, await self._create_table(table))
+        return merges
+
+    async def tables_elsewhere(self) -> dict[TableName, str]:
+        """Read the tables whose rows lie on another server or in files, and their engines."""
+        rows = await self.query(ELSEWHERE_QUERY)
+        return {(text_of(row["s"]), text_of(row["t"])): text_of(row["engine"]) for row in rows}
 
     async def _create_table(self, table: tuple[str, str]) -> str:
         """Read the text of a table's SHOW CREATE TABLE, empty where it is no longer there."""

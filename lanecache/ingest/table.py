@@ -7,6 +7,8 @@ minimal metadata, ``lanecache.ingest.completion`` adds what ``information_schema
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from lanecache.errors import BinlogError
@@ -32,6 +34,8 @@ ZEROFILL, UNPROVEN_ZEROFILL = "zerofill", "zerofill?"
 OLD_TEMPORAL = frozenset({TIMESTAMP, TIME, DATETIME})
 _HIDDEN_TYPE_BYTES = frozenset({4, 16})
 IMPLICIT_HISTORY = ("row_start", "row_end")
+GENERATED_KEY = "my_row_id"
+_ROW_HASH = re.compile(r"DB_ROW_HASH_[0-9]+")
 _HISTORY_DIGITS = 6
 _METADATA_BYTES = {
     FLOAT: 1, DOUBLE: 1, BLOB: 1, TINY_BLOB: 1, MEDIUM_BLOB: 1, LONG_BLOB: 1, JSON: 1,
@@ -57,6 +61,8 @@ class ColumnType(msgspec.Struct, frozen=True):
     ``sql_type`` is the name of the type where ``type`` does not settle it, and empty where it has
     to come from the schema: MariaDB's INET4, INET6 and UUID look like BINARY(4) and BINARY(16), its
     old temporal types do not tell their fraction digits, and a DECIMAL UNSIGNED may be ZEROFILL.
+
+    ``hidden``: the server has it for itself, and no ``SELECT *`` gives it.
     """
 
     type: int
@@ -70,6 +76,7 @@ class ColumnType(msgspec.Struct, frozen=True):
     name: str | None = None
     labels: tuple[bytes, ...] | None = None
     sql_type: str | None = None
+    hidden: bool = False
 
 
 class TableMap(msgspec.Struct, frozen=True):
@@ -77,7 +84,8 @@ class TableMap(msgspec.Struct, frozen=True):
 
     ``row_end`` is the column that holds the end of a row's life in a system-versioned table of
     MariaDB, whose rows of the past are in the binlog as well; ``may_be_versioned`` says that only
-    the schema tells whether there is one.
+    the schema tells whether there is one. ``perhaps_hidden`` are columns whose ``hidden`` is what
+    it most likely is, until the schema tells.
     """
 
     schema: str
@@ -86,6 +94,7 @@ class TableMap(msgspec.Struct, frozen=True):
     primary_key: tuple[int, ...] = ()
     row_end: int | None = None
     may_be_versioned: bool = False
+    perhaps_hidden: tuple[int, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -101,8 +110,8 @@ class TableMap(msgspec.Struct, frozen=True):
 
     @property
     def undecided(self) -> bool:
-        """Whether a column's type is known by its width only."""
-        return any(column.sql_type == "" for column in self.columns)
+        """Whether a column's type is known by its width only, or not whether it is shown."""
+        return bool(self.perhaps_hidden) or any(column.sql_type == "" for column in self.columns)
 
 
 def parse_table_map(body: bytes, *, mariadb: bool) -> TableMap:
@@ -174,16 +183,32 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
         else column
         for column in table_map.columns
     )
+    if not mariadb:
+        return msgspec.structs.replace(
+            table_map, columns=columns, perhaps_hidden=_generated_key(columns)
+        )
+    columns = _with_hidden_hashes(columns)
+    shown = sum(not column.hidden for column in columns)
     ends = [index for index, column in enumerate(columns) if may_end_history(column)]
-    if len(ends) < 2 or not mariadb:
+    if len(ends) < 2:
         return msgspec.structs.replace(table_map, columns=columns)
-    if tuple(column.name for column in columns[-2:]) == IMPLICIT_HISTORY and ends[-2:] == [
-        len(columns) - 2,
-        len(columns) - 1,
-    ]:
+    history = (shown - 2, shown - 1)
+    if (
+        tuple(columns[index].name for index in history) == IMPLICIT_HISTORY
+        and tuple(ends[-2:]) == history
+    ):
         # Nobody else names them so. Should a table that is not versioned do so, those of its rows
-        # that look like history are not cached.
-        return msgspec.structs.replace(table_map, columns=columns, row_end=ends[-1])
+        # that look like history are not cached. WITH SYSTEM VERSIONING adds them by itself, unless
+        # they were declared.
+        return msgspec.structs.replace(
+            table_map,
+            columns=tuple(
+                msgspec.structs.replace(column, hidden=column.hidden or index in history)
+                for index, column in enumerate(columns)
+            ),
+            row_end=ends[-1],
+            perhaps_hidden=history,
+        )
     # The end of a row's life is a part of the primary key, if there is one.
     key = table_map.primary_key
     return msgspec.structs.replace(
@@ -191,6 +216,41 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
         columns=columns,
         may_be_versioned=not key or any(index in key for index in ends),
     )
+
+
+def _with_hidden_hashes(columns: tuple[ColumnType, ...]) -> tuple[ColumnType, ...]:
+    """Mark the hashes by which MariaDB tells rows of a long UNIQUE apart, behind all else.
+
+    Its ``add_hash_field`` (``sql/sql_table.cc``) makes a virtual column of each, which it hides.
+    """
+    shown = len(columns)
+    while shown and is_row_hash(columns[shown - 1]):
+        shown -= 1
+    return columns[:shown] + tuple(
+        msgspec.structs.replace(column, hidden=True) for column in columns[shown:]
+    )
+
+
+def is_row_hash(column: ColumnType) -> bool:
+    """Whether a column has the name and type of such a hash."""
+    return may_be_row_hash(column) and _ROW_HASH.fullmatch(column.name or "") is not None
+
+
+def may_be_row_hash(column: ColumnType) -> bool:
+    """Whether a column has the type of such a hash, and another name at most for want of one."""
+    return column.type == LONGLONG and column.nullable and column.unsigned is not False
+
+
+def _generated_key(columns: tuple[ColumnType, ...]) -> tuple[int, ...]:
+    """Find the primary key that MySQL adds by itself, and shows or not as its settings say."""
+    if columns and columns[0].name == GENERATED_KEY and may_be_generated_key(columns[0]):
+        return (0,)
+    return ()
+
+
+def may_be_generated_key(column: ColumnType) -> bool:
+    """Whether a column has the type of that key (``sql_generate_invisible_primary_key``)."""
+    return column.type == LONGLONG and not column.nullable and column.unsigned is not False
 
 
 def may_end_history(column: ColumnType) -> bool:

@@ -7,18 +7,20 @@ never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lanecache.errors import BinlogError
-from lanecache.ingest.cascades import Cascades, ForeignKey
+from lanecache.ingest.cascades import Cascades
 from lanecache.ingest.completion import with_schema, with_unproven_schema
+from lanecache.ingest.looks import Looks
 from lanecache.ingest.mapped_table import MappedTable
 from lanecache.ingest.table import parse_table_map
 
 if TYPE_CHECKING:
+    from lanecache.ingest.cascades import LinkChanges, Links, TableName
     from lanecache.ingest.schema import SchemaReading
     from lanecache.operation import Position
     from lanecache.row import TableMapping
@@ -56,15 +58,30 @@ class Place(msgspec.Struct, frozen=True):
 class Tables:
     """What is known of the stream's tables at this point of it."""
 
-    def __init__(self, mapping: TableMapping) -> None:
+    def __init__(
+        self,
+        mapping: TableMapping,
+        cascades: Cascades | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Begin with nothing but the links between tables that are known already.
+
+        Args:
+            mapping: the lanes.
+            cascades: goes on from these; they are learnt further.
+            clock: seconds, by which a schema that does not fit is asked for again.
+        """
         self._mapping = mapping
-        self._cascades = Cascades()
+        self._cascades = cascades if cascades is not None else Cascades()
+        self._cascades.begin()
         self.announced: set[bytes] = set()
         """Bodies of TABLE_MAP events that say what is known: ``announce`` can be left out."""
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
         self._unproven: dict[bytes, MappedTable] = {}
         self._schemas: dict[NamedTable, SchemaReading | None] = {}
+        self._misfits: set[bytes] = set()  # of ``_by_map``: to be judged by another schema
+        self._looks = Looks(clock)
 
     def get(self, table_id: bytes) -> MappedTable | None:
         """Give the table of a rows event's id, or ``None`` if no lane wants it.
@@ -83,11 +100,13 @@ class Tables:
         self._by_id.clear()
         self.announced.clear()
 
-    def announce(self, body: bytes, *, mariadb: bool, place: Place) -> NamedTable | None:
+    def announce(
+        self, body: bytes, *, mariadb: bool, place: Place, asked: bool = False
+    ) -> NamedTable | None:
         """Take a TABLE_MAP body. Gives a name where today's schema has to be provided first.
 
         ``place`` says where the event stands: a schema that was read later holds for it only when
-        that is proven.
+        that is proven. ``asked``: it was provided just now, and is not asked for once more.
 
         Raises:
             BinlogError: the bytes are no table map.
@@ -96,8 +115,16 @@ class Tables:
         front = body[_TABLE_MAP_FRONT_BYTES:]
         known = self._by_map.get(front)
         if known is not None:
-            self._announced(table_id, known, body)
-            return None
+            if front not in self._misfits:
+                self._announced(table_id, known, body)
+                return None
+            name = NamedTable(known.schema, known.table)
+            if name in self._schemas:
+                if not asked and self._looks.due(name):
+                    self._forget_schema(name)
+                    return name
+                self._passing(table_id, known)
+                return None
         name = _name(front)
         watched = self._cascades.watches((name.schema, name.table))
         if not watched and not self._mapping.wants(name.schema, name.table):
@@ -105,22 +132,29 @@ class Tables:
             return None
         table_map = parse_table_map(front, mariadb=mariadb)
         reason = ""
-        lasting = True  # not to be judged anew
-        if not table_map.complete or table_map.undecided:
+        fits = proven = True
+        asks = not table_map.complete or table_map.undecided
+        if asks:
             if name not in self._schemas:
                 return name
             schema = self._schemas[name]
             completed = (
-                with_schema(table_map, schema.columns)
+                with_schema(
+                    table_map,
+                    schema.columns,
+                    mariadb=mariadb,
+                    row_hashes_max=schema.row_hashes_max,
+                )
                 if schema is not None
                 else f"the columns of {name.schema}.{name.table} cannot be read from"
                 " information_schema"
             )
             if isinstance(completed, str):
+                fits = False
                 reason = completed
             elif schema is not None and not place.after(schema):
                 # Not for certain now does not mean never: the next table map is judged anew.
-                lasting = False
+                proven = False
                 reason = (
                     f"the columns of {name.schema}.{name.table} may have been others then;"
                     " SET GLOBAL binlog_row_metadata = 'FULL' puts them into the binlog"
@@ -131,19 +165,35 @@ class Tables:
             if table_map.complete:
                 # What is undecided concerns single columns, and makes these unreadable.
                 reason = ""
-        table = self._unproven.get(front) if not lasting else None
+        table = self._unproven.get(front) if not proven else None
         if table is None:
             table = MappedTable(
                 table_map, self._mapping, reason, self._cascades if watched else None
             )
-        if lasting:
-            self._by_map[front] = table
+        # A lane's column that is not there may have its name by a DDL that is not in the binlog.
+        fits = fits and not (asks and table.problems)
+        if not fits and not asked and self._looks.due(name):
+            self._forget_schema(name)
+            return name
+        if not proven:
+            self._unproven[front] = table
+            self._passing(table_id, table)
+            return None
+        self._by_map[front] = table
+        if fits:
+            self._misfits.discard(front)
+            self._looks.forget(name)
             self._announced(table_id, table, body)
         else:
-            self._unproven[front] = table
+            self._misfits.add(front)
+            self._passing(table_id, table)
+        return None
+
+    def _passing(self, table_id: bytes, table: MappedTable) -> None:
+        """Take note of what an id stands for, to be judged anew at its next table map."""
+        if self._by_id.get(table_id) is not table:
             self._by_id[table_id] = table
             self.announced.clear()
-        return None
 
     def _announced(self, table_id: bytes, table: MappedTable | None, body: bytes) -> None:
         """Take note of what an id stands for from here on."""
@@ -156,13 +206,38 @@ class Tables:
     def provide(self, name: NamedTable, schema: SchemaReading | None) -> None:
         """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
         self._schemas[name] = schema
+        self._looks.looked(name)
 
-    def learn_foreign_keys(self, keys: Iterable[ForeignKey]) -> None:
-        """Take the foreign keys whose cascades the binlog does not hold."""
-        if self._cascades.learn(keys):
-            self.announced.clear()
-            self._by_map.clear()
-            self._unproven.clear()
+    def learn_links(self, links: Links) -> list[TableName]:
+        """Take the links between tables that the catalogue has.
+
+        Gives the tables that a link which was not known may have changed until here.
+        """
+        learnt, missed = self._cascades.learn(links)
+        if learnt:
+            self._forget_shapes()
+        return missed
+
+    def follow(
+        self, changes: LinkChanges, tables: Iterable[TableName], at: Position
+    ) -> list[TableName]:
+        """Take what a statement behind ``at`` does to links; ``tables`` are those that it changes.
+
+        Gives further tables that it may change, or that a link which it ends may have changed.
+        """
+        merged = [
+            other
+            for table in tables
+            if table not in changes.dropped
+            for other in self._cascades.merged_with(table)
+        ]
+        learnt, missed = self._cascades.follow(changes, at)
+        if learnt:
+            self._forget_shapes()
+        if changes.redefined:
+            lower = {(schema.lower(), table.lower()) for schema, table in changes.redefined}
+            self.forget_schemas(changes.redefined | lower)
+        return sorted({*merged, *missed})
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
@@ -171,10 +246,26 @@ class Tables:
         self._unproven.clear()
         for name in list(self._schemas):
             if wanted is None or name in wanted:
-                del self._schemas[name]
-                for front, table in list(self._by_map.items()):
-                    if (table.schema, table.table) == (name.schema, name.table):
-                        del self._by_map[front]
+                self._looks.forget(name)
+                self._forget_schema(name)
+
+    def _forget_schema(self, name: NamedTable) -> None:
+        del self._schemas[name]
+        self.announced.clear()
+        for front, table in list(self._by_map.items()):
+            if (table.schema, table.table) == (name.schema, name.table):
+                del self._by_map[front]
+                self._misfits.discard(front)
+        for front, table in list(self._unproven.items()):
+            if (table.schema, table.table) == (name.schema, name.table):
+                del self._unproven[front]
+
+    def _forget_shapes(self) -> None:
+        """Forget which tables are watched, and for which of their columns."""
+        self.announced.clear()
+        self._by_map.clear()
+        self._unproven.clear()
+        self._misfits.clear()
 
 
 def _name(front: bytes) -> NamedTable:

@@ -1,14 +1,14 @@
 """XA transactions between their PREPARE and their outcome.
 
 A prepared transaction's rows are in the binlog long before it is known whether they count. They are
-held by XID, in memory, within a limit; the position goes on, but remembers from where the oldest
-undecided one has to be read again after a restart.
+held by XID, in memory, within a limit, together with all else that has to be known at their end;
+the position goes on, but remembers from where the oldest undecided one has to be read again after a
+restart.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +17,8 @@ from lanecache.errors import BinlogError
 from lanecache.ingest.sql_statement import xid_text
 
 if TYPE_CHECKING:
-    from lanecache.operation import OperationSet, Position
+    from lanecache.ingest.effect import Effect
+    from lanecache.operation import Position
 
 
 class XaPrepare(msgspec.Struct, frozen=True):
@@ -45,7 +46,7 @@ def parse_xa_prepare(body: bytes) -> XaPrepare:
 
 
 class _Held(msgspec.Struct, frozen=True):
-    operations: Sequence[OperationSet]
+    effect: Effect
     begins_at: Position
 
 
@@ -55,14 +56,16 @@ class PreparedTransactions:
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
 
-    def hold(self, xid: str, operations: Sequence[OperationSet], begins_at: Position) -> None:
-        """Keep the operations of a transaction that was prepared; it begins behind a position."""
-        self._held[xid] = _Held(operations, begins_at)
+    def hold(self, xid: str, effect: Effect, begins_at: Position) -> None:
+        """Keep all of a transaction that was prepared; it begins behind a position."""
+        # One of the same name whose outcome was never told must not lend it its place.
+        self._held.pop(xid, None)
+        self._held[xid] = _Held(effect, begins_at)
 
-    def take(self, xid: str) -> Sequence[OperationSet] | None:
-        """Give and forget the operations of a decided transaction; ``None`` if it is not known."""
+    def take(self, xid: str) -> Effect | None:
+        """Give and forget what a decided transaction did; ``None`` if it is not known."""
         held = self._held.pop(xid, None)
-        return held.operations if held is not None else None
+        return held.effect if held is not None else None
 
     @property
     def resume(self) -> Position | None:
@@ -73,7 +76,5 @@ class PreparedTransactions:
 
     @property
     def held_bytes(self) -> int:
-        """What the held operations take in memory."""
-        return sum(
-            operations.size_bytes for held in self._held.values() for operations in held.operations
-        )
+        """What the held transactions take in memory."""
+        return sum(held.effect.size_bytes for held in self._held.values())

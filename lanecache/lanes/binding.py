@@ -162,7 +162,7 @@ def _value_columns(
     if not lane.kind.has_names:
         return ()
     if lane.columns is None:
-        return tuple(column(each.name) for each in shape.columns)
+        return tuple(column(each.name) for each in shape.columns if not each.hidden)
     chosen = [column(each.column, each.name) for each in lane.columns]
     return tuple(sorted(chosen, key=lambda each: each.index))
 

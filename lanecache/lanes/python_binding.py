@@ -38,7 +38,8 @@ class BoundPythonLane:
         by_name = {column.name.lower(): index for index, column in enumerate(shape.columns)}
         indexes: list[int] = []
         names = [column.name for column in shape.columns]
-        for name in lane.lane.columns if lane.lane.columns is not None else names:
+        shown = [column.name for column in shape.columns if not column.hidden]
+        for name in lane.lane.columns if lane.lane.columns is not None else shown:
             index = by_name.get(name.lower())
             if index is None:
                 self.reason = (

@@ -1,0 +1,262 @@
+"""What a statement of the stream does to the links between tables, at the place where it stands.
+
+The catalogue says which foreign keys there are today; the rows of yesterday were changed under
+those of yesterday. ``REFERENCES`` is a reserved word of both servers, so that one that is not
+quoted is always a foreign key, wherever it stands in a table's definition.
+
+Sans-IO, and never raises: what is not understood is said to be doubtful.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final
+
+from lanecache.ingest.cascades import ACTIONS, ForeignKey, LinkChanges, Merge, TableName
+from lanecache.ingest.merges import read_union
+from lanecache.ingest.sql_cursor import Cursor, NotUnderstood
+from lanecache.ingest.sql_tokens import UnreadableText, tokenize
+
+# A longer text is a CREATE TABLE ... SELECT with data in it, or a DROP of very many tables.
+_LENGTH_MAX: Final = 256 * 1024
+
+# Nearly all statements that are not one of these are told apart without reading their tokens.
+_DEFINES: Final = re.compile(r"\b(?:CREATE|ALTER|DROP|RENAME)\b", re.IGNORECASE)
+_VERSION: Final = re.compile(r"([0-9]+)\.")
+_MYSQL_INLINE_FROM: Final = 9
+_NOTHING: Final = LinkChanges()
+_VERBS: Final = frozenset({"CREATE", "ALTER", "DROP", "RENAME"})
+_BEFORE_TABLE: Final = frozenset({"ONLINE", "OFFLINE", "IGNORE"})
+_BEFORE_INDEX: Final = frozenset({"ONLINE", "OFFLINE", "UNIQUE", "FULLTEXT", "SPATIAL", "VECTOR"})
+_NOT_A_NAME: Final = frozenset({"COLUMN", "INDEX", "KEY", "CONSTRAINT"})
+
+
+def read_link_changes(
+    sql: bytes | str, default_schema: str, *, inline_references: bool = True
+) -> LinkChanges:
+    """Read a statement.
+
+    Args:
+        sql: the text; as ``bytes`` it is read as UTF-8.
+        default_schema: what names without a schema belong to.
+        inline_references: whether ``REFERENCES`` behind a column makes a foreign key: on MariaDB
+            10.5, MySQL 9.0 and later; before, the servers read over it.
+    """
+    if len(sql) > _LENGTH_MAX:
+        head = sql[:_LENGTH_MAX]
+        text = head if isinstance(head, str) else bytes(head).decode("utf-8", "replace")
+        return LinkChanges(doubtful=True) if _DEFINES.search(text) else _NOTHING
+    text = sql if isinstance(sql, str) else bytes(sql).decode("utf-8", "surrogateescape")
+    if not _DEFINES.search(text):
+        return _NOTHING
+    readings: list[LinkChanges] = []
+    for backslash_escapes in (True, False) if "\\" in text else (True,):
+        try:
+            tokens = list(tokenize(text, backslash_escapes=backslash_escapes))
+        except (UnreadableText, RecursionError):
+            # The server has read this text, so it was not in this way.
+            continue
+        variants = [tokens]
+        if any(token.conditional for token in tokens):
+            variants.append([token for token in tokens if not token.conditional])
+        for variant in variants:
+            readings.append(
+                _Statement(Cursor(variant, default_schema), inline=inline_references).read()
+            )
+    if not readings:
+        return LinkChanges(doubtful=True)
+    return _union(readings) if len(readings) > 1 else readings[0]
+
+
+def makes_inline_keys(server_version: str, *, mariadb: bool) -> bool:
+    """Tell whether ``REFERENCES`` behind a column makes a foreign key on that server."""
+    match = _VERSION.match(server_version)
+    # MariaDB may call itself 5.5.5-10.x in old replication streams; it counts as new then.
+    return mariadb or match is None or int(match[1]) >= _MYSQL_INLINE_FROM
+
+
+def _union(readings: list[LinkChanges]) -> LinkChanges:
+    """Give all that any reading does."""
+    return LinkChanges(
+        frozenset(chain.from_iterable(each.foreign_keys for each in readings)),
+        frozenset(chain.from_iterable(each.merges for each in readings)),
+        frozenset.intersection(*(each.dropped for each in readings)),
+        frozenset.intersection(*(each.dropped_schemas for each in readings)),
+        # A table that only may be dropped keeps what is known of it.
+        frozenset(
+            chain.from_iterable((*each.weakened, *each.dropped) for each in readings),
+        ),
+        tuple(dict.fromkeys(chain.from_iterable(each.renamed for each in readings))),
+        frozenset(chain.from_iterable(each.redefined for each in readings)),
+        any(each.doubtful for each in readings),
+    )
+
+
+class _Statement:
+    """Reads one statement, and collects what it does."""
+
+    def __init__(self, cursor: Cursor, *, inline: bool) -> None:
+        self._cursor = cursor
+        self._inline = inline
+        self._keys: set[ForeignKey] = set()
+        self._merges: set[Merge] = set()
+        self._dropped: set[TableName] = set()
+        self._dropped_schemas: set[str] = set()
+        self._weakened: set[TableName] = set()
+        self._renamed: list[tuple[TableName, TableName]] = []
+        self._redefined: set[TableName] = set()
+
+    def read(self) -> LinkChanges:
+        doubtful = False
+        try:
+            self._read()
+        except NotUnderstood:
+            doubtful = True
+        return LinkChanges(
+            frozenset(self._keys),
+            frozenset(self._merges),
+            frozenset(self._dropped),
+            frozenset(self._dropped_schemas),
+            frozenset(self._weakened),
+            tuple(self._renamed),
+            frozenset(self._redefined),
+            doubtful,
+        )
+
+    def _read(self) -> None:
+        cursor = self._cursor
+        if cursor.accept("SET", "STATEMENT"):
+            cursor.find({"FOR"})
+            cursor.accept("FOR")
+        verb = cursor.accept_any(_VERBS)
+        if verb == "CREATE":
+            self._create()
+        elif verb == "ALTER":
+            cursor.skip(_BEFORE_TABLE)
+            if cursor.accept("TABLE"):
+                cursor.accept("IF", "EXISTS")
+                self._definition(cursor.table(), alters=True)
+        elif verb == "DROP":
+            self._drop()
+        elif verb == "RENAME" and cursor.accept_any({"TABLE", "TABLES"}):
+            cursor.accept("IF", "EXISTS")
+            self._rename()
+
+    def _create(self) -> None:
+        cursor = self._cursor
+        replaces = cursor.accept("OR", "REPLACE")
+        cursor.skip(_BEFORE_INDEX)
+        if cursor.accept("INDEX"):
+            if cursor.find({"ON"}):
+                cursor.index += 1
+                self._redefined.add(cursor.table())
+        elif cursor.accept("TABLE"):
+            cursor.accept("IF", "NOT", "EXISTS")
+            table = cursor.table()
+            if replaces:
+                self._dropped.add(table)
+            self._definition(table, alters=False)
+
+    def _drop(self) -> None:
+        cursor = self._cursor
+        cursor.skip(_BEFORE_TABLE)
+        if cursor.accept_any({"TABLE", "TABLES"}):
+            cursor.accept("IF", "EXISTS")
+            self._dropped.add(cursor.table())
+            while cursor.accept(","):
+                self._dropped.add(cursor.table())
+        elif cursor.accept_any({"DATABASE", "SCHEMA"}):
+            cursor.accept("IF", "EXISTS")
+            self._dropped_schemas.add(cursor.identifier())
+        elif cursor.accept("INDEX") and cursor.find({"ON"}):
+            cursor.index += 1
+            self._redefined.add(cursor.table())
+
+    def _rename(self) -> None:
+        cursor = self._cursor
+        while True:
+            old = cursor.table()
+            if cursor.accept("WAIT"):
+                cursor.index += 1
+            cursor.accept("NOWAIT")
+            if not cursor.accept("TO"):
+                raise NotUnderstood
+            self._renamed.append((old, cursor.table()))
+            if not cursor.accept(","):
+                return
+
+    def _definition(self, table: TableName, *, alters: bool) -> None:
+        """Walk what stands behind the name in CREATE TABLE or ALTER TABLE."""
+        cursor = self._cursor
+        columns_named = False  # FOREIGN KEY (columns) stands before REFERENCES
+        depth = 0
+        while not cursor.at_end():
+            word = cursor.word()
+            depth += (word == "(") - (word == ")")
+            if word == "REFERENCES":
+                cursor.index += 1
+                self._foreign_key(table, counts=columns_named or self._inline)
+                columns_named = False
+                continue
+            if word == "FOREIGN" and cursor.word(1) == "KEY":
+                columns_named = True
+            elif word == "UNION":
+                self._merges.update(read_union(cursor, table))
+                continue
+            elif alters and depth == 0:
+                if word == "DROP" and cursor.word(1) in ("FOREIGN", "CONSTRAINT"):
+                    self._weakened.add(table)
+                    cursor.index += 1
+                elif word == "ENGINE":
+                    # With foreign_key_checks = 0, another engine may leave its keys behind.
+                    self._weakened.add(table)
+                elif word == "RENAME" and cursor.word(1) not in _NOT_A_NAME:
+                    cursor.index += 1
+                    if not cursor.accept_any({"TO", "AS"}):
+                        cursor.accept("=")
+                    self._renamed.append((table, cursor.table()))
+                    continue
+            cursor.index += 1
+
+    def _foreign_key(self, child: TableName, *, counts: bool) -> None:
+        """Read a foreign key from the parent's name on; it may not count."""
+        cursor = self._cursor
+        parent = cursor.table()
+        columns = list(self._columns()) if cursor.word() == "(" else [""]
+        acts = {"DELETE": False, "UPDATE": False}
+        while True:
+            if cursor.accept("MATCH"):
+                cursor.index += 1
+            elif cursor.word() == "ON" and cursor.word(1) in acts:
+                cursor.index += 1
+                event = cursor.accept_any({"DELETE", "UPDATE"})
+                acts[event] = self._rule() in ACTIONS
+            else:
+                break
+        if counts and any(acts.values()):
+            self._keys.update(
+                ForeignKey(child, parent, column, acts["DELETE"], acts["UPDATE"])
+                for column in columns
+            )
+
+    def _rule(self) -> str:
+        cursor = self._cursor
+        word = cursor.word()
+        cursor.index += 1
+        if word in ("SET", "NO"):
+            word = f"{word} {cursor.word()}"
+            cursor.index += 1
+        return word
+
+    def _columns(self) -> Iterator[str]:
+        """Step over the parent's columns: names, which may have a length or a direction."""
+        cursor = self._cursor
+        while cursor.accept_any({"(", ","}):
+            yield cursor.identifier()
+            if cursor.word() == "(":
+                cursor.skip_group()
+            cursor.skip({"ASC", "DESC"})
+        if not cursor.accept(")"):
+            raise NotUnderstood
