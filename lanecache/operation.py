@@ -375,3 +375,20 @@ class ForesightedSink(Sink, Protocol):
     def look_ahead(self, waiting: Waiting) -> None:
         """Take what tells, during ``apply``, which transactions wait; called before ``open``."""
         ...
+
+
+@runtime_checkable
+class HeartbeatSink(Sink, Protocol):
+    """A sink that tells the readers of its target how old what they read may be.
+
+    Optional, and only for a source that is a running database.
+    """
+
+    def heartbeat(self, age_s: float | None) -> None:
+        """Tell it, behind all that was applied; called now and then, while it is open or not.
+
+        Args:
+            age_s: everything that the source had committed so long ago has been applied; None: that
+                cannot be said yet.
+        """
+        ...

@@ -125,6 +125,10 @@ class ReplicatedSource(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     position: str  # empty before the first
     is_here: bool = False  # whether this process reads it
+    # How old what this node holds of it may be, as the process that reads it has vouched; None:
+    # never yet.
+    age_s: float | None = None
+    silent_s: float | None = None  # since a heartbeat of that process; None: none was ever heard
 
 
 class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +148,7 @@ class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> bool:
-        """Whether it has joined and caught up, or counts as alone."""
+        """Whether it has joined and caught up, or counts as alone, and no source is too old."""
         return bool(self.members) and not self.not_ready_because
 
     def by_state(self) -> dict[str, int]:

@@ -47,6 +47,7 @@ from lanecache.ingest.row_query import SESSION
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.tables import NamedTable
+from lanecache.ingest.vouching import EndProbe, Vouching, interval_s
 from lanecache.operation import Checkpoint, OperationSet, Position
 from lanecache.statistics import LinkState, SourceStatistics
 
@@ -112,6 +113,8 @@ class Ingest:
         self._started = anyio.Event()
         self._rereads = Rereads()
         self._rereader: Rereader | None = None
+        self.vouching: Vouching | None = None
+        """Is kept up to date where whoever has made the engine has set it."""
         # For statistics.
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
@@ -127,6 +130,11 @@ class Ingest:
     def flavor(self) -> str:
         """``mysql`` or ``mariadb``, or empty before the first connection."""
         return self._facts.flavor if self._facts is not None else ""
+
+    @property
+    def follows_server(self) -> bool:
+        """Whether the source is a running database, and no files."""
+        return isinstance(self.server, Server)
 
     async def wait_started(self) -> None:
         """Wait until the source streams for the first time."""
@@ -325,6 +333,7 @@ class Ingest:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._offering.keep_storing_positions, name="store positions")
                 self._start_rereader(group, facts)
+                self._start_probe(group, facts, decoder)
                 try:
                     await self._read(stream, decoder)
                 except (SourceError, BinlogError) as error:
@@ -450,6 +459,23 @@ class Ingest:
                 settle=self._settle_rereads,
             )
             group.start_soon(self._rereader.run, name="read rows again")
+
+    def _start_probe(self, group: TaskGroup, facts: ServerFacts, decoder: Decoder) -> None:
+        """Ask beside the stream where the source ends, if anybody wants to know."""
+        vouching, begun_at = self.vouching, self._position
+        if vouching is None or begun_at is None or not isinstance(self.server, Server):
+            return
+        vouching.begin(begun_at)
+        server = Server(self.server.address, connect_timeout_s=self._source.connect_timeout_s)
+
+        def look() -> bool:
+            # Before the first block, the place in the files is the one that was stored, which may
+            # be another server's.
+            streams = self._attempts.state is LinkState.CONNECTED
+            return streams and vouching.look(self._position or begun_at, decoder.read_up_to)
+
+        probe = EndProbe(server, facts, vouching, look, every_s=interval_s(self._config))
+        group.start_soon(probe.run, name="ask where the source ends")
 
     def _settle_rereads(self) -> None:
         """Offer what was read again and is right where the stream stands."""
