@@ -107,32 +107,26 @@ class SourceAges:
         if not age_max_s:
             return
         for name, age in sorted(self._ages.items()):
-            old_s, silent_s = now - age.as_of, now - age.heard_at
-            if old_s <= age_max_s:
-                continue
-            limit = f"cluster.source_age_max_s is {age_max_s:g}"
-            if silent_s > age_max_s / 2:
-                yield (
-                    name,
-                    (
-                        f"the process that reads the source {name} has not been heard of for"
-                        f" {silent_s:.0f} s ({limit}): is it running, and does it reach this node?"
-                    ),
-                )
-            elif age.vouched:
-                yield (
-                    name,
-                    (
-                        f"what is held of the source {name} is {old_s:.0f} s old ({limit}): the process"
-                        " that reads it has lost its database, or lags: look at its log and status page"
-                    ),
-                )
-            else:
-                yield (
-                    name,
-                    (
-                        f"what is held of the source {name} has not come to the database's end in"
-                        f" {old_s:.0f} s ({limit}): the process that reads it is catching up, or has"
-                        " lost its database: look at its log and status page"
-                    ),
-                )
+            if now - age.as_of > age_max_s:
+                limit = f"cluster.source_age_max_s is {age_max_s:g}"
+                yield name, _reason(name, age, age_max_s, limit, now)
+
+
+def _reason(name: str, age: SourceAge, age_max_s: float, limit: str, now: float) -> str:
+    """Say what is known of a source that is too old, and where to look."""
+    old_s, silent_s = now - age.as_of, now - age.heard_at
+    if silent_s > age_max_s / 2:
+        return (
+            f"the process that reads the source {name} has not been heard of for"
+            f" {silent_s:.0f} s ({limit}): is it running, and does it reach this node?"
+        )
+    if age.vouched:
+        return (
+            f"what is held of the source {name} is {old_s:.0f} s old ({limit}): the process that"
+            " reads it has lost its database, or lags: look at its log and status page"
+        )
+    return (
+        f"what is held of the source {name} has not come to its database's end in {old_s:.0f} s"
+        f" ({limit}): the process that reads it is catching up, or has lost its database: look at"
+        " its log and status page"
+    )
