@@ -44,12 +44,15 @@ def take_report(engine: Engine) -> ClusterStatistics:
         return ClusterStatistics(name=plan.name, address=str(plan.listen), process=process)
     node = engine.node
     members = sorted(node.members(), key=lambda member: member.address)
+    not_ready_because = node.not_ready_because()
+    stale = "" if not_ready_because else node.stale_because()
     return ClusterStatistics(
         name=plan.name,
         address=str(engine.advertised),
         process=process,
         joined=engine.joined,
-        not_ready_because=node.not_ready_because() or node.stale_because(),
+        not_ready_because=not_ready_because or stale,
+        stale=stale,
         peers=[str(peer) for peer in plan.peers],
         members=[
             MemberStatistics(

@@ -120,6 +120,7 @@ class Ingest:
         self._stream: BinlogStream | FileStream | None = None
         self._counts = DecoderCounts()
         self._last_event_at: float | None = None
+        self._busy_since: float | None = None
 
     @property
     def position(self) -> Position | None:
@@ -207,6 +208,7 @@ class Ingest:
             lag_s=self._lag_s(),
             last_event_at=self._last_event_at,
             silent_s=anyio.current_time() - stream.received_at if stream is not None else None,
+            busy_s=anyio.current_time() - self._busy_since if self._busy_since is not None else 0.0,
             reconnects=self._attempts.reconnects,
             last_error=self._attempts.last_error,
         )
@@ -296,7 +298,7 @@ class Ingest:
     async def _pause(self, error: Exception) -> None:
         """Wait before the next try."""
         delay_s = self._attempts.failed(error, anyio.current_time())
-        self._stream = None
+        self._stream = self._busy_since = None
         # What made the dump silent may hold the control connection as well: it would be waited for.
         await self.server.close()
         await anyio.sleep(delay_s)
@@ -396,9 +398,11 @@ class Ingest:
         outlets = tuple(self._outlets.values())
         commit = self._offering.commit
         while True:
+            self._busy_since = None
             block = await stream.read()
             if block is None:
                 return
+            self._busy_since = anyio.current_time()
             if self._attempts.state is not LinkState.CONNECTED:
                 self._attempts.connected(self._position, self._where, anyio.current_time())
                 self._started.set()
@@ -411,7 +415,9 @@ class Ingest:
                     await self._take(output, decoder)
                 for outlet in outlets:
                     if outlet.full:
+                        self._busy_since = None
                         await outlet.wait_room()
+                        self._busy_since = anyio.current_time()
             if self._rereads:
                 # All that the block held was taken; it may end behind the last transaction.
                 self._rereads.read_up_to(decoder.read_up_to)
