@@ -18,9 +18,9 @@ from lanecache.backlog import Backlog
 from lanecache.backoff import Backoff
 from lanecache.errors import PositionLost, SinkError, SinkUnavailable
 from lanecache.operation import (
+    AgeTellingSink,
     Checkpoint,
     ForesightedSink,
-    HeartbeatSink,
     OperationSet,
     Position,
     Sink,
@@ -95,7 +95,7 @@ class Delivery:
         self._foresighted = isinstance(sink, ForesightedSink)
         if isinstance(sink, ForesightedSink):
             sink.look_ahead(self._backlog)
-        self._beating = sink if isinstance(sink, HeartbeatSink) else None
+        self._telling = sink if isinstance(sink, AgeTellingSink) else None
         self._vouched: float | None = None
         self._to_vouch: tuple[int, float] | None = None
         self._done = _Counts()
@@ -141,11 +141,11 @@ class Delivery:
         self._offered.set()
 
     @property
-    def beats(self) -> bool:
-        """Whether the sink wants ``heartbeat``."""
-        return self._beating is not None
+    def tells_age(self) -> bool:
+        """Whether the sink wants ``tell_age``."""
+        return self._telling is not None
 
-    def heartbeat(self, as_of: float | None) -> None:
+    def tell_age(self, as_of: float | None) -> None:
         """Have the sink tell its readers how old what they read may be.
 
         Args:
@@ -153,13 +153,13 @@ class Delivery:
                 ``time.monotonic``; None: that is not known. It counts from when all that was
                 offered until this call is durable.
         """
-        if self._beating is None or self._detached:
+        if self._telling is None or self._detached:
             return
         if self._to_vouch is None and as_of is not None:
             self._to_vouch = (self._backlog.offered, as_of)
         self._vouch()
         vouched = self._vouched
-        self._beating.heartbeat(None if vouched is None else max(0.0, time.monotonic() - vouched))
+        self._telling.tell_age(None if vouched is None else max(0.0, time.monotonic() - vouched))
 
     def _vouch(self) -> None:
         """See whether what was to be vouched for is there by now."""

@@ -378,13 +378,13 @@ class ForesightedSink(Sink, Protocol):
 
 
 @runtime_checkable
-class HeartbeatSink(Sink, Protocol):
+class AgeTellingSink(Sink, Protocol):
     """A sink that tells the readers of its target how old what they read may be.
 
     Optional, and only for a source that is a running database.
     """
 
-    def heartbeat(self, age_s: float | None) -> None:
+    def tell_age(self, age_s: float | None) -> None:
         """Tell it, behind all that was applied; called now and then, while it is open or not.
 
         Args:

@@ -30,8 +30,8 @@ logger = logging.getLogger("lanecache")
 
 # How long the sinks that are there wait at the start for one that is not.
 _LATE_AFTER_S = 10.0
-# Heartbeats go on while the source does not answer: later than one that it would have caused.
-_BEATS_APART = 1.5
+# It is told on while the source does not answer: later than an answer would have caused it.
+_TELLS_APART = 1.5
 
 
 class Pipeline:
@@ -61,7 +61,7 @@ class Pipeline:
         others = () if ends else deliveries.values()
         self._outlets = {name: _Outlet(delivery, others) for name, delivery in deliveries.items()}
         self.ingest = Ingest(config, mapping, self._outlets, lanes=lanes, report=report)
-        self._beat_s = interval_s(config)
+        self._tell_s = interval_s(config)
 
     async def run(self, stopping: anyio.Event, *, once: bool, drain_s: Callable[[], float]) -> None:
         """Run until the source's end (of files, or with ``once``), a stop, or an error.
@@ -147,20 +147,20 @@ class Pipeline:
                 logger.warning("sink %s: going on without it until it is there", name)
             else:
                 group.start_soon(guard, self.deliveries[name].run, name=f"sink {name}")
-        beating = [delivery for delivery in self.deliveries.values() if delivery.beats]
-        if beating and self.ingest.follows_server:
+        telling = [delivery for delivery in self.deliveries.values() if delivery.tells_age]
+        if telling and self.ingest.follows_server:
             # Anew: where the targets stand now is not where they stood.
             self.ingest.vouching = vouching = Vouching()
-            group.start_soon(self._beat, beating, vouching, name="heartbeats")
+            group.start_soon(self._tell_age, telling, vouching, name="tell the age")
         await self.ingest.run(checkpoints, once=once)
 
-    async def _beat(self, beating: Sequence[Delivery], vouching: Vouching) -> None:
+    async def _tell_age(self, telling: Sequence[Delivery], vouching: Vouching) -> None:
         """Tell the sinks how old what they hold is: when that has changed, and while it has not."""
         while True:
             if not vouching.refused:
-                for delivery in beating:
-                    delivery.heartbeat(vouching.as_of)
-            with anyio.move_on_after(_BEATS_APART * self._beat_s):
+                for delivery in telling:
+                    delivery.tell_age(vouching.as_of)
+            with anyio.move_on_after(_TELLS_APART * self._tell_s):
                 await vouching.changed.wait()
 
 

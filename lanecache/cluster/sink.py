@@ -146,8 +146,8 @@ class ClusterSink:
             await anyio.lowlevel.checkpoint()
             self._refuse_overtaken()
 
-    def heartbeat(self, age_s: float | None) -> None:
-        """Tell all nodes how old the source's data is here: see ``HeartbeatSink``."""
+    def tell_age(self, age_s: float | None) -> None:
+        """Tell all nodes how old the source's data is here: see ``AgeTellingSink``."""
         if self._durable is None:
             return
         age_ms = None if age_s is None else math.ceil(age_s * 1000)

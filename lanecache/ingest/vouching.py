@@ -5,7 +5,7 @@ timestamps are by another machine's clock. So the database is asked, now and the
 stream, where its binlog ends. Once the stream has come there, all is read that was committed before
 the question was asked: by this process's monotonic clock, whatever the database's own says.
 
-Only for sinks that tell their readers (``operation.HeartbeatSink``).
+Only for sinks that tell their readers (``operation.AgeTellingSink``).
 """
 
 from __future__ import annotations
