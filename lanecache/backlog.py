@@ -75,6 +75,10 @@ class Backlog:
         self.queued: deque[Transaction] = deque()  # not yet given to the sink
         self.given: deque[Transaction] = deque()  # given, not yet durable
         self.bytes = 0
+        self.offered = 0
+        """How many have come, since the start."""
+        self.settled = 0
+        """How many of them are durable, or were let go of."""
         self._bytes_max = bytes_max
         self._clock = clock
         self._told = invalidated
@@ -143,6 +147,7 @@ class Backlog:
             transactions += account.transactions
             operations += account.operations
             size_bytes += last.operations.size_bytes
+        self.settled += transactions
         return Settled(last, transactions, operations, size_bytes)
 
     def take_back(self) -> None:
@@ -158,6 +163,7 @@ class Backlog:
         self.given.clear()
         self._accounts.clear()
         self.bytes = self._spilled = 0
+        self.settled = self.offered
 
     # Looking ahead.
 
@@ -301,6 +307,7 @@ class Backlog:
             account = _Account(size, 1, _operations_of(transaction), False, self._clock())
         self.bytes += account.cost_bytes
         self._spilled += account.spilled
+        self.offered += 1
         return account
 
 

@@ -24,6 +24,7 @@ ENTRY_BYTES_MAX = 15 * 1024 * 1024
 # What an entry needs beside a value and its key.
 ENTRY_OVERHEAD_BYTES = 1024
 CLOCK_DRIFT_S_MAX = 86_400.0
+SOURCE_AGE_S_MIN = 0.1
 
 
 class ClusterConfig(Section, frozen=True):
@@ -56,6 +57,8 @@ class ClusterConfig(Section, frozen=True):
     fanout: int = 8  # above that: to so many
     clock_drift_max_s: float = 30.0  # a peer's clock further ahead is refused
     alone_after_s: float | None = None  # without an answer, ready alone; default: by the preset
+    # What is held of a source that is older makes the node not ready; 0: its age does not matter.
+    source_age_max_s: float = 30.0
 
 
 def check_cluster(cluster: ClusterConfig) -> None:
@@ -135,5 +138,9 @@ def _check_cluster_bounds(cluster: ClusterConfig) -> None:
         shortest=0.1,
         longest=CLOCK_DRIFT_S_MAX,
     )
+    if cluster.source_age_max_s:
+        check_duration(
+            cluster.source_age_max_s, "cluster.source_age_max_s", shortest=SOURCE_AGE_S_MIN
+        )
     if cluster.alone_after_s is not None:
         check_duration(cluster.alone_after_s, "cluster.alone_after_s")

@@ -23,6 +23,7 @@ from lanecache.backlog import PATIENCE_S, Backlog
 from lanecache.backoff import Backoff
 from lanecache.errors import PositionLost, SinkError, SinkFull, SinkUnavailable
 from lanecache.operation import (
+    AgeTellingSink,
     Checkpoint,
     ForesightedSink,
     ForgettingSink,
@@ -108,6 +109,9 @@ class Delivery:
         self._foresighted = isinstance(sink, ForesightedSink)
         if isinstance(sink, ForesightedSink):
             sink.look_ahead(self._backlog)
+        self._telling = sink if isinstance(sink, AgeTellingSink) else None
+        self._vouched: float | None = None
+        self._to_vouch: tuple[int, float] | None = None
         self._done = _Counts()
         self._offered = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -154,6 +158,33 @@ class Delivery:
             return
         self._backlog.offer(transaction)
         self._offered.set()
+
+    @property
+    def tells_age(self) -> bool:
+        """Whether the sink wants ``tell_age``."""
+        return self._telling is not None
+
+    def tell_age(self, as_of: float | None) -> None:
+        """Have the sink tell its readers how old what they read may be.
+
+        Args:
+            as_of: everything that the source had committed by then has been offered, by
+                ``time.monotonic``; None: that is not known. It counts from when all that was
+                offered until this call is durable.
+        """
+        if self._telling is None or self._detached:
+            return
+        if self._to_vouch is None and as_of is not None:
+            self._to_vouch = (self._backlog.offered, as_of)
+        self._vouch()
+        vouched = self._vouched
+        self._telling.tell_age(None if vouched is None else max(0.0, time.monotonic() - vouched))
+
+    def _vouch(self) -> None:
+        """See whether what was to be vouched for is there by now."""
+        if self._to_vouch is not None and self._backlog.settled >= self._to_vouch[0]:
+            self._vouched = self._to_vouch[1]
+            self._to_vouch = None
 
     async def wait_room(self) -> None:
         """Wait until ``full`` is false."""
@@ -218,6 +249,7 @@ class Delivery:
 
     def _void(self) -> None:
         self._backlog.void()
+        self._vouched = self._to_vouch = None
         self._wake()
 
     async def run(self) -> None:
@@ -445,6 +477,7 @@ class Delivery:
         operations = OperationSet()
         for prefix in self._prefixes:
             operations.clear(prefix)
+        self._vouched = self._to_vouch = None
         self._backlog.put_first(
             Transaction(
                 self._source, durable.position, durable.version, 0.0, operations, durable.lanes

@@ -395,3 +395,20 @@ class ForgettingSink(Sink, Protocol):
             SinkUnavailable: it cannot be told for now, or refuses this too.
         """
         ...
+
+
+@runtime_checkable
+class AgeTellingSink(Sink, Protocol):
+    """A sink that tells the readers of its target how old what they read may be.
+
+    Optional, and only for a source that is a running database.
+    """
+
+    def tell_age(self, age_s: float | None) -> None:
+        """Tell it, behind all that was applied; called now and then, while it is open or not.
+
+        Args:
+            age_s: everything that the source had committed so long ago has been applied; None: that
+                cannot be said yet.
+        """
+        ...

@@ -8,7 +8,7 @@ the pipeline begins again at the position that is stored there, and the others s
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,6 +16,7 @@ import anyio
 from lanecache.delivery import Delivery, SinkRewound
 from lanecache.errors import LanecacheError
 from lanecache.ingest.engine import Ingest
+from lanecache.ingest.vouching import Vouching, interval_s
 from lanecache.statistics import LinkState
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ logger = logging.getLogger("lanecache")
 
 # How long the sinks that are there wait at the start for one that is not.
 _LATE_AFTER_S = 10.0
+# It is told on while the source does not answer: later than an answer would have caused it.
+_TELLS_APART = 1.5
 
 
 class Pipeline:
@@ -62,6 +65,7 @@ class Pipeline:
         self.ingest = Ingest(
             config, mapping, self._outlets, lanes=lanes, report=report, admit=admit
         )
+        self._tell_s = interval_s(config)
 
     async def run(self, stopping: anyio.Event, *, once: bool, drain_s: Callable[[], float]) -> None:
         """Run until the source's end (of files, or with ``once``), a stop, or an error.
@@ -147,7 +151,21 @@ class Pipeline:
                 logger.warning("sink %s: going on without it until it is there", name)
             else:
                 group.start_soon(guard, self.deliveries[name].run, name=f"sink {name}")
+        telling = [delivery for delivery in self.deliveries.values() if delivery.tells_age]
+        if telling and self.ingest.follows_server:
+            # Anew: where the targets stand now is not where they stood.
+            self.ingest.vouching = vouching = Vouching()
+            group.start_soon(self._tell_age, telling, vouching, name="tell the age")
         await self.ingest.run(checkpoints, once=once)
+
+    async def _tell_age(self, telling: Sequence[Delivery], vouching: Vouching) -> None:
+        """Tell the sinks how old what they hold is: when that has changed, and while it has not."""
+        while True:
+            if not vouching.refused:
+                for delivery in telling:
+                    delivery.tell_age(vouching.as_of)
+            with anyio.move_on_after(_TELLS_APART * self._tell_s):
+                await vouching.changed.wait()
 
 
 class _Outlet:

@@ -46,6 +46,8 @@ class SourceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float | None = None
     last_event_at: float | None = None  # when the last event that is no heartbeat was received
     silent_s: float | None = None  # since anything was heard, heartbeats too; None: never yet
+    # How long what was read last has been worked on, without waiting for a sink; 0: it is done.
+    busy_s: float = 0.0
     reconnects: int = 0
     last_error: str = ""
 
@@ -127,6 +129,10 @@ class ReplicatedSource(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     position: str  # empty before the first
     is_here: bool = False  # whether this process reads it
+    # How old what this node holds of it may be, as the process that reads it has vouched; None:
+    # never yet.
+    age_s: float | None = None
+    silent_s: float | None = None  # since a heartbeat of that process; None: none was ever heard
 
 
 class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +143,7 @@ class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
     process: str
     joined: bool = False
     not_ready_because: str = ""  # what it waits for; empty exactly when it is ready
+    stale: str = ""  # of that: which source is older here than it may be
     peers: Sequence[str] = ()  # that it joins by
     members: Sequence[MemberStatistics] = ()  # this one too
     cache: CacheStatistics = CacheStatistics()
@@ -146,7 +153,7 @@ class ClusterStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> bool:
-        """Whether it has joined and caught up, or counts as alone."""
+        """Whether it has joined and caught up, or counts as alone, and no source is too old."""
         return bool(self.members) and not self.not_ready_because
 
     def by_state(self) -> dict[str, int]:
@@ -184,9 +191,9 @@ def not_ready_because(
     """Say in one sentence why there is no progress from end to end; give ``""`` when there is.
 
     Ready means (law 9): the source is connected and was heard, by an event or a heartbeat, within
-    ``silent_max_s``; every sink is connected; and no transaction that was accepted has waited
-    longer than ``undurable_max_s`` to become durable. A service that only holds its connections
-    open is therefore not ready.
+    ``silent_max_s``, and what it says is taken in within the same; every sink is connected; and no
+    transaction that was accepted has waited longer than ``undurable_max_s`` to become durable. A
+    service that only holds its connections open is therefore not ready.
     """
     links: dict[str, SourceStatistics | SinkStatistics] = {"the source": source}
     links.update((f"sink {name}", sink) for name, sink in sinks.items())
@@ -202,6 +209,11 @@ def not_ready_because(
         return (
             f"nothing was heard from the source for {source.silent_s:.1f} s "
             f"(at most {silent_max_s:g} s is healthy)"
+        )
+    if source.busy_s > silent_max_s:
+        return (
+            f"what came from the source last has been worked on for {source.busy_s:.1f} s "
+            f"(at most {silent_max_s:g} s is healthy): does the database answer queries?"
         )
     for name, sink in sinks.items():
         if sink.waiting_s > undurable_max_s:
@@ -246,11 +258,14 @@ def take_statistics(
 
     It is when the cluster's node is, and ``not_ready_because`` has nothing to say.
     """
-    reason = "" if cluster is None else node_not_ready_because(cluster)
+    reason = "" if cluster is None or cluster.stale else node_not_ready_because(cluster)
     for connection in (*(() if source is None else (source,)), *independent.values()):
         reason = reason or not_ready_because(
             connection, sinks, silent_max_s=silent_max_s, undurable_max_s=undurable_max_s
         )
+    if cluster is not None:
+        # Last, since what is wrong with the source's connection here says more than its age.
+        reason = reason or node_not_ready_because(cluster)
     return Statistics(
         source=source,
         sinks=sinks,

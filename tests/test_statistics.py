@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from lanecache.statistics import (
+    ClusterStatistics,
     LinkState,
+    MemberStatistics,
     SinkStatistics,
     SourceStatistics,
     not_ready_because,
@@ -58,6 +60,34 @@ def test_a_source_that_was_never_heard_is_not_ready() -> None:
 def test_a_connected_source_that_fell_silent_is_not_ready() -> None:
     text = reason(msgspec.structs.replace(SOURCE, silent_s=16.1))
     assert text == "nothing was heard from the source for 16.1 s (at most 16 s is healthy)"
+
+
+def test_a_source_whose_words_are_not_taken_in_is_not_ready_though_it_is_heard() -> None:
+    assert reason(msgspec.structs.replace(SOURCE, busy_s=16.0)) == ""
+    text = reason(msgspec.structs.replace(SOURCE, busy_s=16.1))
+    assert "what came from the source last has been worked on for 16.1 s" in text
+
+
+def test_a_source_that_is_too_old_in_the_cluster_is_named_behind_what_is_wrong_here() -> None:
+    member = MemberStatistics(address="127.0.0.1:7946", state="alive", process="1", is_self=True)
+    cluster = ClusterStatistics(
+        name="shop", address="127.0.0.1:7946", process="1", members=[member],
+        not_ready_because="it is old", stale="it is old",
+    )  # fmt: skip
+
+    def taken(source: SourceStatistics | None, cluster: ClusterStatistics) -> str:
+        taken = take_statistics(source, {}, (), cluster=cluster, started_at=1.0, silent_max_s=16.0)
+        assert taken.ready is not bool(taken.not_ready_because)
+        return taken.not_ready_because
+
+    assert not cluster.ready
+    old = "the node of the cluster shop is not ready: it is old"
+    assert taken(None, cluster) == old
+    assert taken(SOURCE, cluster) == old
+    lost = msgspec.structs.replace(SOURCE, state=LinkState.WAITING, last_error="refused")
+    assert "refused" in taken(lost, cluster)
+    joining = msgspec.structs.replace(cluster, not_ready_because="it is joining", stale="")
+    assert "it is joining" in taken(lost, joining)
 
 
 def test_a_connected_sink_that_makes_nothing_durable_is_not_ready() -> None:

@@ -20,6 +20,7 @@ from lanecache.statistics import bytes_text
 
 if TYPE_CHECKING:
     from lanecache.cluster.status import MemberStatus, Status
+    from lanecache.statistics import ReplicatedSource
 
 RESOLVE_S = 5.0
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -128,8 +129,16 @@ def _held(status: Status) -> list[str]:
     for source in status.sources:
         here = ", read by this node" if source.is_here else ""
         position = source.position or "no position yet"
-        lines.append(f"source {_visible(source.name)}: {_visible(position)}{here}")
+        lines.append(f"source {_visible(source.name)}: {_visible(position)}{here}{_age(source)}")
     return lines
+
+
+def _age(source: ReplicatedSource) -> str:
+    """Say how old what is held of a source may be, and since when its reader is silent."""
+    if source.silent_s is None:
+        return ""
+    age = "age not known yet" if source.age_s is None else f"at most {source.age_s:.1f} s old"
+    return f"; {age}, its reader heard of {source.silent_s:.1f} s ago"
 
 
 def _links(status: Status) -> list[str]:

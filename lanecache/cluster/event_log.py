@@ -22,6 +22,8 @@ from lanecache.cluster.events import (
     Refuted,
     SeedFailed,
     SeedJoined,
+    SourceFresh,
+    SourceStale,
     Stalled,
     StateCut,
     StateGiven,
@@ -98,6 +100,10 @@ def _describe_data(event: Event) -> tuple[int, str]:
         return logging.INFO, "this node is ready: it has what the others had"
     if isinstance(event, FellBehind):
         return logging.WARNING, f"this node is not ready any more: {event.reason}"
+    if isinstance(event, SourceStale):
+        return logging.WARNING, f"this node is not ready any more: {event.reason}"
+    if isinstance(event, SourceFresh):
+        return logging.INFO, f"what is held of the source {event.source} is fresh again"
     if isinstance(event, StateTaken):
         return logging.INFO, (
             f"the state of process {event.process:016x} was taken over: {event.size_bytes} bytes"

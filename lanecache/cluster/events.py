@@ -30,6 +30,8 @@ __all__ = [
     "Refuted",
     "SeedFailed",
     "SeedJoined",
+    "SourceFresh",
+    "SourceStale",
     "Stalled",
     "StateCut",
     "StateGiven",
@@ -176,6 +178,19 @@ class FellBehind(_Event, frozen=True):
     reason: str
 
 
+class SourceStale(_Event, frozen=True):
+    """What this node holds of a source is older than ``source_age_max_s``."""
+
+    source: str
+    reason: str
+
+
+class SourceFresh(_Event, frozen=True):
+    """It is not any more: its reader has vouched for it again."""
+
+    source: str
+
+
 class StateTaken(_Event, frozen=True):
     """The state of a peer was merged into this node's."""
 
@@ -231,6 +246,8 @@ Event: TypeAlias = (
     | TrafficRefused
     | CaughtUp
     | FellBehind
+    | SourceStale
+    | SourceFresh
     | StateTaken
     | StateGiven
     | StateCut

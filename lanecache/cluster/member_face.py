@@ -62,6 +62,7 @@ class MemberFace(DataFace):
 
     def status(self) -> Status:
         """Describe this node and what it knows."""
+        not_ready_because = self.not_ready_because() or self.stale_because()
         return Status(
             process=self.process,
             address=str(self.advertised),
@@ -72,8 +73,8 @@ class MemberFace(DataFace):
             secured=self._keyring.secured,
             members=tuple(MemberStatus.of(each, self.since_s(each)) for each in self.members()),
             counters=self.counters.snapshot(),
-            ready=self.ready,
-            not_ready_because=self.not_ready_because(),
+            ready=self.ready and not not_ready_because,
+            not_ready_because=not_ready_because,
             cache=report.cache_report(self, self._settings),
             links=report.link_reports(self),
             sources=report.source_reports(self),

@@ -150,6 +150,7 @@ class Node(MemberFace):
             emit=self._notices.emit,
         )
         monotonic = monotonic or (lambda: self._timers.host_now)
+        self.monotonic = monotonic
         self.replica = make_replica(
             settings,
             origin=(int.from_bytes(entropy(8), "big") >> 1) or 1,
@@ -378,6 +379,7 @@ class Node(MemberFace):
             self.counters.stalls += 1
             self.counters.stalled_ms += int(late_s * 1000)
             self._swim.rumours.awareness.apply(1)
+            self.replica.ages.stalled(late_s, now)
             self._notices.emit(events.Stalled(late_s))
         return lived
 

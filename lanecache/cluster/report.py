@@ -44,12 +44,15 @@ def take_report(engine: Engine) -> ClusterStatistics:
         return ClusterStatistics(name=plan.name, address=str(plan.listen), process=process)
     node = engine.node
     members = sorted(node.members(), key=lambda member: member.address)
+    not_ready_because = node.not_ready_because()
+    stale = "" if not_ready_because else node.stale_because()
     return ClusterStatistics(
         name=plan.name,
         address=str(engine.advertised),
         process=process,
         joined=engine.joined,
-        not_ready_because=node.not_ready_because(),
+        not_ready_because=not_ready_because or stale,
+        stale=stale,
         peers=[str(peer) for peer in plan.peers],
         members=[
             MemberStatistics(
@@ -107,12 +110,14 @@ def link_reports(node: DataFace) -> tuple[PeerStatistics, ...]:
 
 def source_reports(node: DataFace) -> tuple[ReplicatedSource, ...]:
     """Say how far a node is with each source of ingest."""
-    own = node.replica.origin
+    own, ages, now = node.replica.origin, node.replica.ages, node.monotonic()
     return tuple(
         ReplicatedSource(
             name=name,
             position=str(position_of(state.checkpoint) or ""),
             is_here=state.epoch[1] == own,
+            age_s=ages.age_s(name, now),
+            silent_s=ages.silent_s(name, now),
         )
         for name, state in sorted(node.replica.sources.states.items())
     )

@@ -83,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transfer_timeout_s: float = 10.0  # a state that comes without progress for so long is dropped
     relink_s: float = 30.0  # above mesh_nodes_max: how often one link is replaced at random
     origin_kept_s: float = 86_400.0  # how long the log of a process that is gone is remembered
+    source_age_max_s: float = 30.0  # what is held of a source may be so old; 0: as old as it likes
 
     # Fills.
     fill_answer_s: float = 1.0  # how long a key's owner may take to say who fills it

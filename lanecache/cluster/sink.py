@@ -8,23 +8,26 @@
 - An entry counts as durable when a live peer has applied it as well, or when there is none. Then
   nothing that a reported position covers is lost with this process. (What only this process had
   applied is lost with it, position and all, and is read from the source again.)
+- While it is open, heartbeats go the same way, so that every node can tell how old what it holds of
+  the source may be (``replica.source_ages``), and that this process is gone.
 - When the last node of a cluster ends, its data ends, and so does the position: the next one begins
   at ``source.start`` with nothing in it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import anyio.lowlevel
 
 from lanecache.cluster.events import MemberState
-from lanecache.cluster.replica.entry import Mark
+from lanecache.cluster.replica.entry import Heartbeat, Mark
 from lanecache.cluster.source_steps import SourceSteps, Step
 from lanecache.errors import CacheStopped, SinkConflict, SinkError, SinkUnavailable
 from lanecache.operation import Checkpoint, Version
@@ -142,6 +145,16 @@ class ClusterSink:
                     self._refuse_overtaken()
             await anyio.lowlevel.checkpoint()
             self._refuse_overtaken()
+
+    def tell_age(self, age_s: float | None) -> None:
+        """Tell all nodes how old the source's data is here: see ``AgeTellingSink``."""
+        if self._durable is None:
+            return
+        age_ms = None if age_s is None else math.ceil(age_s * 1000)
+        mark = Mark(self._source, self._epoch, heartbeat=Heartbeat(age_ms))
+        # Whoever has lost its node or its turn has nothing to tell; ``watch`` says so.
+        with suppress(CacheStopped, SinkConflict):
+            self._engine.write((), mark)
 
     async def watch(self) -> None:
         """Wait until another process takes over the source.

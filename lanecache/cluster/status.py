@@ -54,7 +54,7 @@ class Status(msgspec.Struct, frozen=True):
     members: tuple[MemberStatus, ...]
     counters: dict[str, int]
     ready: bool = False
-    """Whether it has caught up with the others."""
+    """Whether it has caught up with the others, and no source is older here than it may be."""
     not_ready_because: str = ""
     cache: CacheStatistics = CacheStatistics()
     links: tuple[PeerStatistics, ...] = ()

@@ -21,6 +21,7 @@ from lanecache.statistics import (
     LaneStatistics,
     LinkState,
     PeerStatistics,
+    ReplicatedSource,
     SinkStatistics,
     SourceStatistics,
     Statistics,
@@ -74,6 +75,11 @@ _CACHE_GAUGES = {
     "bytes": ("bytes", "What the keys and values count for."),
     "bytes_max": ("max_bytes", "Limit of what they count for."),
     "tombstones": ("tombstones", "Deletes, clears and invalidated tags that are remembered."),
+}
+
+_AGE_GAUGES = {
+    "age_s": ("age_seconds", "How old what this node holds of the source may be."),
+    "silent_s": ("silence_seconds", "Time since the process that reads the source was heard of."),
 }
 
 
@@ -182,9 +188,10 @@ def _cluster_metrics(cluster: ClusterStatistics) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "lanecache_cluster_ready",
-        "1 while the node is in the cluster and has caught up with it.",
+        "1 while the node is in the cluster, has caught up with it, and no source is too old.",
         value=cluster.ready,
     )
+    yield from _age_metrics(cluster.sources)
     yield from _cache_metrics(cluster.cache)
     yield from _link_metrics(cluster.links)
     members = GaugeMetricFamily(
@@ -211,6 +218,16 @@ def _cache_metrics(cache: CacheStatistics) -> Iterator[Metric]:
         yield CounterMetricFamily(f"lanecache_cache_{field}", text, value=getattr(cache, field))
     for field, (name, text) in _CACHE_GAUGES.items():
         yield GaugeMetricFamily(f"lanecache_cache_{name}", text, value=getattr(cache, field))
+
+
+def _age_metrics(sources: Sequence[ReplicatedSource]) -> Iterator[Metric]:
+    """Give the ages of the sources; their number is bounded, and theirs are configured names."""
+    for field, (name, text) in _AGE_GAUGES.items():
+        gauge = GaugeMetricFamily(f"lanecache_cluster_source_{name}", text, labels=["source"])
+        for source in sources:
+            if (value := getattr(source, field)) is not None:
+                gauge.add_metric([source.name], value)
+        yield gauge
 
 
 def _link_metrics(links: Sequence[PeerStatistics]) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from lanecache.statistics import (
     LaneStatistics,
     LinkState,
     PeerStatistics,
+    ReplicatedSource,
     SinkStatistics,
     SourceStatistics,
     Statistics,
@@ -159,7 +160,7 @@ def _cluster(cluster: ClusterStatistics | None) -> str:
         (
             f"Source {escape(source.name)}",
             f"<code>{escape(source.position or 'no position yet')}</code>"
-            f"{' (read here)' if source.is_here else ''}",
+            f"{' (read here)' if source.is_here else ''}{_age(source)}",
         )
         for source in cluster.sources
     ]
@@ -191,6 +192,13 @@ def _cluster(cluster: ClusterStatistics | None) -> str:
     left = len(cluster.members) - MEMBERS_SHOWN
     note = f'<p class="note">and {left:,} more</p>' if left > 0 else ""
     return f"<h2>Cluster</h2>{_pairs(pairs)}<h2>Members</h2>{_table(heads, rows)}{note}"
+
+
+def _age(source: ReplicatedSource) -> str:
+    if source.silent_s is None:
+        return ""
+    age = "age not known yet" if source.age_s is None else f"at most {_duration(source.age_s)} old"
+    return f"<br>{age}, its reader heard of {_duration(source.silent_s)} ago"
 
 
 def _link(link: PeerStatistics | None) -> str:

@@ -52,6 +52,7 @@ from lanecache.ingest.row_query import SESSION
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.tables import NamedTable
+from lanecache.ingest.vouching import EndProbe, Vouching, interval_s
 from lanecache.operation import Checkpoint, OperationSet, Position
 from lanecache.row import Problem
 from lanecache.statistics import LinkState, SourceStatistics
@@ -129,12 +130,15 @@ class Ingest:
         self._rereads = Rereads()
         self._rereader: Rereader | None = None
         self._cascades = Cascades()
+        self.vouching: Vouching | None = None
+        """Is kept up to date where whoever has made the engine has set it."""
         # For statistics.
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
         self._decoder: Decoder | None = None
         self._counts = DecoderCounts()
         self._last_event_at: float | None = None
+        self._busy_since: float | None = None
 
     @property
     def position(self) -> Position | None:
@@ -145,6 +149,11 @@ class Ingest:
     def flavor(self) -> str:
         """``mysql`` or ``mariadb``, or empty before the first connection."""
         return self._facts.flavor if self._facts is not None else ""
+
+    @property
+    def follows_server(self) -> bool:
+        """Whether the source is a running database, and no files."""
+        return isinstance(self.server, Server)
 
     async def wait_started(self) -> None:
         """Wait until the source streams for the first time."""
@@ -223,6 +232,7 @@ class Ingest:
             lag_s=self._lag_s(),
             last_event_at=self._last_event_at,
             silent_s=anyio.current_time() - stream.received_at if stream is not None else None,
+            busy_s=anyio.current_time() - self._busy_since if self._busy_since is not None else 0.0,
             reconnects=self._attempts.reconnects,
             last_error=self._attempts.last_error,
         )
@@ -329,7 +339,7 @@ class Ingest:
     async def _pause(self, error: Exception) -> None:
         """Wait before the next try."""
         delay_s = self._attempts.failed(error, anyio.current_time())
-        self._stream = None
+        self._stream = self._busy_since = None
         # What made the dump silent may hold the control connection as well: it would be waited for.
         await self.server.close()
         await anyio.sleep(delay_s)
@@ -371,6 +381,7 @@ class Ingest:
                 group.start_soon(self._offering.keep_storing_positions, name="store positions")
                 group.start_soon(self._keep_reading_links, decoder, name="read links again")
                 self._start_rereader(group, facts)
+                self._start_probe(group, facts, decoder)
                 try:
                     await self._read(stream, decoder)
                 except (SourceError, BinlogError) as error:
@@ -433,12 +444,14 @@ class Ingest:
         outlets = tuple(self._outlets.values())
         commit = self._offering.commit
         while True:
+            self._busy_since = None
             block = await stream.read()
             if block is None:
                 return
             if not only_heartbeats(block.data, block.spans):
                 self._last_event_at = time.time()
             outputs = decoder.feed(block)
+            self._busy_since = anyio.current_time()
             if self._attempts.state is not LinkState.CONNECTED:
                 outputs = self._connected_by(outputs, decoder)
             for output in outputs:
@@ -449,7 +462,9 @@ class Ingest:
                     await self._take(output, decoder)
                 for outlet in outlets:
                     if outlet.full:
+                        self._busy_since = None
                         await outlet.wait_room()
+                        self._busy_since = anyio.current_time()
             if self._rereads:
                 # All that the block held was taken; it may end behind the last transaction.
                 self._rereads.read_up_to(decoder.read_up_to)
@@ -543,6 +558,23 @@ class Ingest:
                 settle=self._settle_rereads,
             )
             group.start_soon(self._rereader.run, name="read rows again")
+
+    def _start_probe(self, group: TaskGroup, facts: ServerFacts, decoder: Decoder) -> None:
+        """Ask beside the stream where the source ends, if anybody wants to know."""
+        vouching, begun_at = self.vouching, self._position
+        if vouching is None or begun_at is None or not isinstance(self.server, Server):
+            return
+        vouching.begin(begun_at)
+        server = Server(self.server.address, connect_timeout_s=self._source.connect_timeout_s)
+
+        def look() -> bool:
+            # Before the first block, the place in the files is the one that was stored, which may
+            # be another server's.
+            streams = self._attempts.state is LinkState.CONNECTED
+            return streams and vouching.look(self._position or begun_at, decoder.read_up_to)
+
+        probe = EndProbe(server, facts, vouching, look, every_s=interval_s(self._config))
+        group.start_soon(probe.run, name="ask where the source ends")
 
     def _settle_rereads(self) -> None:
         """Offer what was read again and is right where the stream stands."""

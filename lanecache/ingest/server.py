@@ -187,6 +187,12 @@ class Server:
         self._facts = facts
         return facts
 
+    @property
+    def identity(self) -> tuple[int, str] | None:
+        """The id and UUID of the server that the last answer came from, as far as it was read."""
+        facts = self._facts
+        return None if facts is None else (facts.server_id, facts.server_uuid)
+
     async def _known_facts(self) -> ServerFacts:
         return self._facts if self._facts is not None else await self.facts()
 

@@ -18,6 +18,7 @@ from lanecache.cluster.links.peers import Peers
 from lanecache.cluster.links.readiness import Readiness
 from lanecache.cluster.links.repair import Repair
 from lanecache.cluster.links.ring import Ring
+from lanecache.cluster.links.source_watch import SourceWatch
 from lanecache.cluster.links.sweeping import Sweeping
 from lanecache.cluster.links.telling import Telling
 from lanecache.cluster.links.transfer import Transfers
@@ -211,6 +212,7 @@ class Data:
             members=members,
             links=up,
             origins=self.origins,
+            watch=SourceWatch(replica.ages, settings.source_age_max_s, emit),
             timers=timers,
         )
         self.arrivals.holding = True  # fresh

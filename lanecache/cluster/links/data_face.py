@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class DataFace:
     replica: Replica
     store: Store
     counters: Counters
+    monotonic: Callable[[], float]
     _timers: Timers
 
     @property
@@ -76,6 +77,16 @@ class DataFace:
     def not_ready_because(self) -> str:
         """Say what it waits for, in one sentence; nothing when it is ready."""
         return self.data.readiness.not_ready_because()
+
+    def stale_because(self) -> str:
+        """Say which source is older here than it may be, in one sentence; nothing when none is.
+
+        It is no part of ``ready``: others are given what this node holds, and an ingest here begins
+        with it, however old it is.
+        """
+        age_max_s = self.replica.settings.source_age_max_s
+        stale = self.replica.ages.stale(age_max_s, self.monotonic())
+        return next((reason for _, reason in stale), "")
 
     @property
     def caught_up(self) -> bool:

@@ -9,6 +9,7 @@ from lanecache.cluster.wire.messages import MemberState
 if TYPE_CHECKING:
     from lanecache.cluster.links.link import Link
     from lanecache.cluster.links.origins import Origins
+    from lanecache.cluster.links.source_watch import SourceWatch
     from lanecache.cluster.membership.members import Members
     from lanecache.cluster.replica.replica import Replica
     from lanecache.cluster.settings import Settings
@@ -28,6 +29,7 @@ class Sweeping:
         members: Members,
         links: dict[int, Link],
         origins: Origins,
+        watch: SourceWatch,
         timers: Timers,
     ) -> None:
         """Begin without a timer.
@@ -38,6 +40,7 @@ class Sweeping:
             members: all others.
             links: those that stand, by process.
             origins: up to where each was applied.
+            watch: looks at the ages of the sources.
             timers: on lived time.
         """
         self._settings = settings
@@ -45,6 +48,7 @@ class Sweeping:
         self._members = members
         self._links = links
         self._origins = origins
+        self._watch = watch
         self._timers = timers
         self._timer: Timer | None = None
 
@@ -60,6 +64,7 @@ class Sweeping:
         self._timer = self._timers.set(now + SWEEP_S, self._sweep)
         self._origins.sweep(now, (link.origin for link in self._links.values()))
         host_now = self._timers.host_now
+        self._watch.look(host_now)
         next_at = host_now + SWEEP_S
         is_calm = len(self._replica.tombstones) > 0 and self.is_calm(now)
         self._replica.sweep(host_now, self.is_stable, is_calm, next_at=next_at)

@@ -141,7 +141,8 @@ class Transfers:
         among = [link for link in among if link.held >= least]
         link = among[int(self._random.random() * len(among))]
         link.state_asked_at = now
-        self.taking = Taking(link, self._replica.begin_state(), now)
+        staged = self._replica.begin_state(self._timers.host_now)
+        self.taking = Taking(link, staged, now)
         link.streams.send(link.stream, encode_data(StateRequest()))
         link.streams.flush(link.stream)
         self._watch(now)

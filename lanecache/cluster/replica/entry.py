@@ -31,6 +31,7 @@ __all__ = [
     "Entry",
     "EntryRefused",
     "Fill",
+    "Heartbeat",
     "InvalidateTag",
     "Mark",
     "Opening",
@@ -151,6 +152,18 @@ class InvalidateTag(msgspec.Struct, frozen=True, array_like=True, tag=5):
 Operation: TypeAlias = Put | Fill | Remove | Clear | InvalidateTag
 
 
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Says that the process which reads a source is at work, and how true its log is.
+
+    Attributes:
+        age_ms: everything that the source had committed so long before the entry was made stands in
+            this log, up to the entry; None: since it was opened, the log has not come to the end of
+            the source yet.
+    """
+
+    age_ms: Milliseconds | None = None
+
+
 class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag=1):
     """Says that an entry is of a source, in an epoch that the entry's origin has opened.
 
@@ -163,6 +176,8 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag
         offset: behind the transaction, in bytes.
         towards: of an entry without ``checkpoint``: the one that its transaction leads to. Readers
             may see parts of that from now on.
+        heartbeat: of an entry without operations that is made now and then, whether or not the
+            source has changed. (lanecache 0.1.0 passes over it, and takes the entry for empty.)
     """
 
     source: SourceName
@@ -171,6 +186,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag
     file: Annotated[str, Meta(max_length=1024)] = ""
     offset: Count = 0
     towards: CheckpointBytes | None = None
+    heartbeat: Heartbeat | None = None
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):

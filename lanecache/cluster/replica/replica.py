@@ -43,6 +43,7 @@ from lanecache.cluster.replica.entry import (
 )
 from lanecache.cluster.replica.explaining import Explanation, explain
 from lanecache.cluster.replica.registers import Registers, ReplicaCounters
+from lanecache.cluster.replica.source_ages import SourceAges
 from lanecache.cluster.replica.sources import (
     Opened,
     Sources,
@@ -107,6 +108,7 @@ class Replica:
         retired: as the digest, for origins that have left it, in this order (owned by whoever
             retires them).
         sources: how far each source of ingest has come.
+        ages: how old what is held of each source may be.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Replica:
         self.digest: dict[int, int] = {origin: 0}
         self.retired: dict[int, int] = {}
         self.sources = Sources()
+        self.ages = SourceAges()
         self.registers = Registers(settings, make_store)
         self.store = self.registers.store
         self.touched = touched
@@ -345,6 +348,8 @@ class Replica:
                 registers.counters.void += registers.apply_void(operations, order, stamp, now)
             else:
                 state = self.sources.states[mark.source] = state.moved(mark, order, seq)
+                if mark.heartbeat is not None:
+                    self.ages.heard(mark.source, mark.heartbeat, age_ms / 1000, now)
                 if state.shown:
                     veiled = registers.apply_void(operations, order, stamp, now)
                     registers.counters.veiled += veiled
@@ -431,9 +436,13 @@ class Replica:
         """
         return chunks_of(self, now)
 
-    def begin_state(self) -> Staged:
-        """Begin to take a peer's state; nothing changes here before ``merge``."""
-        return Staged(self.settings, self.store.overhead_bytes)
+    def begin_state(self, asked_at: float | None = None) -> Staged:
+        """Begin to take a peer's state; nothing changes here before ``merge``.
+
+        Args:
+            asked_at: when the peer was asked, by the monotonic clock: its state is not older.
+        """
+        return Staged(self.settings, self.store.overhead_bytes, asked_at)
 
     def merge(self, staged: Staged, now: float) -> None:
         """Join a peer's whole state to what is held here, in one step.

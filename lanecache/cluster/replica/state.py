@@ -19,6 +19,7 @@ end with the same (as far as there is room). A state that was cut off is dropped
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from lanecache.cluster.replica.floors import NOTHING, Floors
 from lanecache.cluster.replica.sources import SOURCES_MAX, SourceState, are_turns
 from lanecache.cluster.replica.state_chunks import (
     ROWS_MAX,
+    AgeRow,
     Digests,
     End,
     ItemRow,
@@ -47,6 +49,7 @@ from lanecache.cluster.store.item import Item, Order, Stamp, charge_of
 
 if TYPE_CHECKING:
     from lanecache.cluster.replica.replica import Replica
+    from lanecache.cluster.replica.source_ages import SourceAge
     from lanecache.cluster.settings import Settings
 
 CHUNK_BYTES = 128 * 1024  # about; a large value takes more
@@ -66,6 +69,7 @@ def chunks_of(replica: Replica, now: float) -> Iterator[bytes]:
     tags = list(tombstones.tags.records.items())
     digest = list(replica.applied().items())
     sources = list(replica.sources.states.values())
+    ages = {source.name: replica.ages.of(source.name) for source in sources}
     floors = Floors()
     floors.join(registers.floors.buckets())
     tags_floor = tombstones.tags.floor
@@ -76,7 +80,7 @@ def chunks_of(replica: Replica, now: float) -> Iterator[bytes]:
         for at in range(0, len(digest), ROWS_MAX):
             yield encode_chunk(Digests(digest[at : at + ROWS_MAX]))
         for source in sources:
-            yield encode_chunk(SourceChunk(_source_row(source)))
+            yield encode_chunk(SourceChunk(_source_row(source, ages.get(source.name), now)))
         for kind, records in ((KeysBuried, keys), (PrefixesBuried, prefixes), (TagsBuried, tags)):
             yield from _spell_tombstones(kind, records, now)
         count = 0
@@ -142,7 +146,7 @@ def _spell_tombstones(
         yield encode_chunk(kind(stamps.rows, rows))
 
 
-def _source_row(state: SourceState) -> SourceRow:
+def _source_row(state: SourceState, age: SourceAge | None, now: float) -> SourceRow:
     return SourceRow(
         state.name,
         state.turns,
@@ -154,7 +158,13 @@ def _source_row(state: SourceState) -> SourceRow:
         state.offset,
         state.shown,
         state.towards,
+        None if age is None else _age_row(age, now),
     )
+
+
+def _age_row(age: SourceAge, now: float) -> AgeRow:
+    as_of_ms = max(0, math.ceil((now - age.as_of) * 1000))
+    return AgeRow(as_of_ms, max(0, math.ceil((now - age.heard_at) * 1000)), age.vouched)
 
 
 def _ms(at: float | None, now: float) -> int | None:
@@ -194,9 +204,13 @@ class Staged:
     Args:
         settings: this node's limits, which hold for what is staged too.
         overhead_bytes: of the store, for each item.
+        asked_at: when the peer was asked for it, if that is known.
     """
 
-    def __init__(self, settings: Settings, overhead_bytes: int) -> None:
+    def __init__(
+        self, settings: Settings, overhead_bytes: int, asked_at: float | None = None
+    ) -> None:
+        self.asked_at = asked_at
         self.digest: dict[int, int] = {}
         self.sources: dict[str, SourceRow] = {}
         self.items: dict[str, tuple[ItemRow, Stamp]] = {}

@@ -69,8 +69,16 @@ class TombstoneRow(msgspec.Struct, frozen=True, array_like=True):
     age_ms: Milliseconds
 
 
+class AgeRow(msgspec.Struct, frozen=True, array_like=True):
+    """How old what is held of a source may be, as of the moment of the state (``source_ages``)."""
+
+    as_of_ms: Milliseconds
+    heard_ms: Milliseconds
+    vouched: bool
+
+
 class SourceRow(msgspec.Struct, frozen=True, array_like=True):
-    """A source."""
+    """A source. lanecache 0.1.0 knows no ``age``."""
 
     name: SourceName
     turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=TURNS_MAX)]
@@ -82,6 +90,7 @@ class SourceRow(msgspec.Struct, frozen=True, array_like=True):
     offset: Count
     shown: Annotated[tuple[CheckpointBytes, ...], Meta(max_length=SHOWN_MAX)]
     towards: CheckpointBytes | None = None
+    age: AgeRow | None = None
 
 
 class _Chunk(msgspec.Struct, frozen=True, array_like=True):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lanecache.cluster.replica.floors import Floors
+from lanecache.cluster.replica.source_ages import SourceAge
 from lanecache.cluster.replica.sources import SourceState, is_live
 from lanecache.cluster.replica.state_chunks import SourceRow, TombstoneRow
 from lanecache.cluster.replica.tombstones import PREFIXES_MAX, PrefixTombstones
@@ -51,6 +52,7 @@ def join(replica: Replica, staged: Staged, now: float) -> None:
 
 def _join_sources(replica: Replica, staged: Staged, now: float) -> None:
     states = replica.sources.states
+    waited_s = _waited_s(staged, now)
     changed: list[SourceState] = []
     judged: dict[str, SourceState] = {}
     for name, row in staged.sources.items():
@@ -59,8 +61,11 @@ def _join_sources(replica: Replica, staged: Staged, now: float) -> None:
         if mine is None:
             if replica.sources.has_room_for(name):
                 states[name] = theirs
+                _join_age(replica, row, now - waited_s)
             continue
         joined = states[name] = mine.joined(theirs)
+        if joined.epoch == theirs.epoch:
+            _join_age(replica, row, now - waited_s)
         if joined.epoch != mine.epoch:
             changed.append(joined)
         if joined.epoch != theirs.epoch or joined.shown:
@@ -81,6 +86,22 @@ def _join_sources(replica: Replica, staged: Staged, now: float) -> None:
         if judge.shown or not is_live(judge.turns, item.order):
             del staged.items[key]
             staged.keys[key] = (TombstoneRow(key, item.order, 0, 0), stamp)
+
+
+def _waited_s(staged: Staged, now: float) -> float:
+    """Say how long ago the moment of a state is at the most."""
+    assert staged.end is not None
+    if staged.asked_at is not None:
+        return max(0.0, now - staged.asked_at)
+    return staged.end.elapsed_ms / 1000
+
+
+def _join_age(replica: Replica, row: SourceRow, at: float) -> None:
+    """Take over how old a peer's data of a source was at that moment."""
+    age = row.age
+    if age is not None:
+        as_of, heard_at = at - age.as_of_ms / 1000, at - age.heard_ms / 1000
+        replica.ages.join(row.name, SourceAge(as_of, heard_at, age.vouched))
 
 
 def _source_state(row: SourceRow) -> SourceState:

@@ -1,0 +1,185 @@
+"""Every node says how old what it holds of the source is, and is not ready when that is too old.
+
+Real processes: readers, and one that reads the source. No test measures time: each waits for what
+``/readyz`` says. The limit is small, so that nothing takes long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cluster_group import NAME, free_places
+from processes import Lanecache, run_to_end
+
+from lanecache.servers import DatabaseServer
+from lanecache.testing.proxy import FaultProxy
+
+AGE_MAX_S = 1.5
+WAIT_S = 30.0
+
+_numbers = itertools.count()
+
+
+class Shop:
+    """Two readers and one ingest, as processes; killed at the end."""
+
+    def __init__(self, folder: Path, url: str, schema: str, client: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.places = [str(place) for place in free_places(4)]
+        self.webs = [str(place) for place in free_places(4)]
+        self.processes: dict[int, Lanecache] = {}
+        self._url = url
+        self._schema = schema
+        self._client = client
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def start(self, number: int, *, reads: bool = False) -> Lanecache:
+        """Start one; ``reads`` the source or just the cluster."""
+        section = {
+            "name": NAME,
+            "preset": "local",
+            "listen": self.places[number],
+            "peers": self.places[:2],
+            "source_age_max_s": AGE_MAX_S,
+        }
+        lines = ["[cluster]", *(f"{name} = {json.dumps(value)}" for name, value in section.items())]
+        lines += ["[http]", f'listen = "{self.webs[number]}"']
+        if reads:
+            lines += ["[source]", 'name = "shop"', f'url = "{self._url}"', "heartbeat_s = 0.5"]
+            lines += ["reconnect_delay_max_s = 0.1"]
+            lines += ["[[lanes]]", f'table = "{self._schema}.product"', 'key = "product:{id}"']
+        self.path(number).write_text("\n".join(lines) + "\n")
+        process = Lanecache(self.folder, "run", self.path(number))
+        self.processes[number] = self._stack.enter_context(process)
+        return process
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"node-{number}.toml"
+
+    async def text(self, number: int, path: str = "/readyz") -> str:
+        """Give what a process answers; nothing when it does not."""
+        try:
+            async with self._client.get(f"http://{self.webs[number]}{path}") as response:
+                return await response.text()
+        except aiohttp.ClientError:
+            return ""
+
+    async def wait(self, said: Callable[[str], bool], *numbers: int) -> None:
+        """Wait until each of these answers ``/readyz`` so."""
+        for number in numbers:
+            text = ""
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    while not said(text := await self.text(number)):
+                        await asyncio.sleep(0.05)
+            except TimeoutError:
+                raise AssertionError(f"{number}: {text}\n{self.processes[number].err}") from None
+
+    async def wait_ready(self, *numbers: int) -> None:
+        await self.wait(lambda text: text == "ready\n", *numbers)
+
+    async def age_s(self, number: int) -> float | None:
+        """Read the metric."""
+        for line in (await self.text(number, "/metrics")).splitlines():
+            if line.startswith('lanecache_cluster_source_age_seconds{source="shop"}'):
+                return float(line.split()[1])
+        return None
+
+    async def wait_known(self, *numbers: int) -> None:
+        """Wait until each knows how old the source's data is."""
+        async with asyncio.timeout(WAIT_S):
+            for number in numbers:
+                while await self.age_s(number) is None:
+                    await asyncio.sleep(0.05)
+
+
+def is_unheard(text: str) -> bool:
+    return "the process that reads the source shop has not been heard of for" in text
+
+
+def is_old(text: str) -> bool:
+    return "what is held of the source shop is" in text
+
+
+@pytest.fixture
+async def proxy(database: DatabaseServer) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy("127.0.0.1", database.port) as between:
+        yield between
+
+
+@pytest.fixture
+async def shop(
+    database: DatabaseServer, schema: str, proxy: FaultProxy, tmp_path: Path
+) -> AsyncIterator[Shop]:
+    await database.execute(
+        f"CREATE TABLE {schema}.product (id INT PRIMARY KEY, name VARCHAR(20)) ENGINE=InnoDB"
+    )
+    url = database.url().replace(str(database.port), str(proxy.port))
+    async with aiohttp.ClientSession() as client:
+        shop = Shop(tmp_path, url, schema, client)
+        try:
+            yield shop
+        finally:
+            shop.close()
+
+
+async def test_readers_are_not_ready_while_nobody_reads_the_source_or_it_is_gone(
+    shop: Shop, database: DatabaseServer, schema: str, proxy: FaultProxy
+) -> None:
+    for number in (0, 1):
+        shop.start(number)
+    await shop.wait_ready(0, 1)  # of a source, they have never heard
+    assert await shop.age_s(0) is None
+    ingest = shop.start(2, reads=True)
+    await shop.wait_known(0, 1, 2)
+
+    # Idle is not silent, for longer than the limit.
+    async with asyncio.timeout(WAIT_S):
+        for _ in range(int(3 * AGE_MAX_S / 0.1)):
+            assert [await shop.text(number) for number in range(3)] == 3 * ["ready\n"]
+            await asyncio.sleep(0.1)
+    # Nor is a database that is changed all the time, so that no heartbeat of its own ever comes.
+    for number in range(int(3 * AGE_MAX_S / 0.1)):
+        await database.execute(f"REPLACE INTO {schema}.product VALUES (1, '{number}')")
+        assert [await shop.text(number) for number in range(3)] == 3 * ["ready\n"]
+        await asyncio.sleep(0.1)
+
+    ingest.send(signal.SIGKILL)
+    await shop.wait(is_unheard, 0, 1)
+    assert (await shop.age_s(0) or 0) > AGE_MAX_S
+    told = await run_to_end(shop.folder, "status", shop.path(1))
+    assert "not ready: the process that reads the source shop has not been heard of" in told.out
+    assert "s old, its reader heard of" in told.out
+    await shop.processes[0].wait_logged("is not ready any more: the process that reads the source")
+    # One that joins now has it from those who were there, and is no better.
+    shop.start(3)
+    await shop.wait(is_unheard, 3)
+
+    # It may come back elsewhere.
+    shop.processes[3].send(signal.SIGKILL)
+    ingest = shop.start(3, reads=True)
+    await shop.wait_ready(0, 1, 3)
+    await shop.processes[0].wait_logged("what is held of the source shop is fresh again")
+
+    # Stopped, it cannot say so itself.
+    ingest.send(signal.SIGSTOP)
+    await shop.wait(is_unheard, 0, 1)
+    ingest.send(signal.SIGCONT)
+    await shop.wait_ready(0, 1, 3)
+
+    # It is there, and its database is not: everybody knows.
+    proxy.pause()
+    await shop.wait(is_old, 0, 1)
+    proxy.resume()
+    await shop.wait_ready(0, 1, 3)
