@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
+import msgspec
 
 from lanecache.config import followed_source
 from lanecache.errors import (
@@ -40,6 +42,7 @@ from lanecache.ingest.outputs import (
     ForeignKeysWanted,
     Output,
     Overflow,
+    Pause,
     SchemaWanted,
 )
 from lanecache.ingest.reread import Rereads
@@ -403,7 +406,9 @@ class Ingest:
                 self._started.set()
             self._last_event_at = time.time()
             for output in decoder.feed(block):
-                if type(output) is Committed and not (self._rereads or output.partial):
+                if type(output) is Committed and not (
+                    self._rereads or output.partial or self._offering.spilling
+                ):
                     self._position = output.position
                     commit(output)
                 else:
@@ -419,6 +424,10 @@ class Ingest:
 
     async def _take(self, output: Output, decoder: Decoder) -> None:
         if isinstance(output, Committed):
+            if self._offering.spilling:
+                await self._keep_part(output.operations)
+                nothing = [OperationSet() for _ in output.operations]
+                output = msgspec.structs.replace(output, operations=nothing)
             self._position = output.position
             if self._rereads or output.partial:
                 self._rereads.committed(
@@ -430,8 +439,10 @@ class Ingest:
                 self._settle_rereads()
                 if output.partial and self._rereader is not None:
                     self._rereader.wake()
+        elif isinstance(output, Pause):
+            await anyio.lowlevel.checkpoint()
         elif isinstance(output, Overflow):
-            self._offering.add_part(output.operations)
+            await self._keep_part(output.operations)
         elif isinstance(output, SchemaWanted):
             name = output.table
             reading = await self.server.table_schema(name.schema, name.table)
@@ -440,6 +451,11 @@ class Ingest:
             decoder.learn_foreign_keys(await self.server.foreign_keys())
         elif isinstance(output, Discarded):
             self._offering.drop_parts()
+
+    async def _keep_part(self, operations: Sequence[OperationSet]) -> None:
+        """Keep a part of a large transaction, and let others have their turn meanwhile."""
+        for _ in self._offering.adding_part(operations):
+            await anyio.lowlevel.checkpoint()
 
     def _start_rereader(self, group: TaskGroup, facts: ServerFacts) -> None:
         self._rereader = None

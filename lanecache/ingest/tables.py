@@ -15,6 +15,7 @@ import msgspec
 from lanecache.errors import BinlogError
 from lanecache.ingest.cascades import Cascades, ForeignKey
 from lanecache.ingest.completion import with_schema, with_unproven_schema
+from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.mapped_table import MappedTable
 from lanecache.ingest.table import parse_table_map
 
@@ -56,8 +57,10 @@ class Place(msgspec.Struct, frozen=True):
 class Tables:
     """What is known of the stream's tables at this point of it."""
 
-    def __init__(self, mapping: TableMapping) -> None:
+    def __init__(self, mapping: TableMapping, *, value_bytes_max: int = EVENT_BYTES_MAX) -> None:
+        """Know nothing yet; ``value_bytes_max`` is what a compressed value may unpack to."""
         self._mapping = mapping
+        self._value_bytes_max = value_bytes_max
         self._cascades = Cascades()
         self.announced: set[bytes] = set()
         """Bodies of TABLE_MAP events that say what is known: ``announce`` can be left out."""
@@ -134,7 +137,11 @@ class Tables:
         table = self._unproven.get(front) if not lasting else None
         if table is None:
             table = MappedTable(
-                table_map, self._mapping, reason, self._cascades if watched else None
+                table_map,
+                self._mapping,
+                reason,
+                self._cascades if watched else None,
+                value_bytes_max=self._value_bytes_max,
             )
         if lasting:
             self._by_map[front] = table
