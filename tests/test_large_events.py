@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 import zstandard
 from test_decoder import Reading, json_set, operations
 
+import lanecache
 from lanecache.errors import BinlogError
 from lanecache.ingest import binlog as b
 from lanecache.ingest import decoder as decoder_module
@@ -24,7 +29,10 @@ from lanecache.ingest.outputs import Committed, Overflow, Pause
 from lanecache.ingest.row_pieces import PIECE_ROWS
 from lanecache.ingest.values import unpack_column
 from lanecache.operation import Clear, Delete, OperationSet, Set
+from lanecache.servers import MariaDb
 from lanecache.testing.binlog import BinlogBuilder, make_block, pack_mariadb
+from lanecache.testing.memory import TargetInMemory
+from lanecache.testing.plugin import NewServer
 
 MIB = 1 << 20
 MAX = 1 * MIB  # transaction_bytes_max below
@@ -164,6 +172,38 @@ def test_many_rows_in_events_of_the_usual_size_let_others_run() -> None:
     walk = Walk(Reading(), builder)
     assert walk.pauses >= 4
     assert walk.rows_at_once < 8192
+
+
+async def test_the_event_loop_runs_on_while_a_large_event_is_read(tmp_path: Path) -> None:
+    """By the rows that were read from one of its turns to the next, through the whole engine."""
+    builder = BinlogBuilder(mariadb=True)
+    builder.begin()
+    builder.table()
+    builder.rows("write", *[(number, None) for number in range(ROWS)], packed=True)
+    builder.commit()
+    config = {
+        "source": {"url": builder.save(tmp_path), "name": "shop"},
+        "sinks": {"main": {"url": "memory:"}},
+        "lanes": [{"table": "shop.product", "key": "product:{id}"}],
+        "limits": {"transaction_bytes_max": MAX, "spill_directory": str(tmp_path)},
+    }
+    async with lanecache.start(config) as service, anyio.create_task_group() as group:
+        first = last = service.statistics().source.rows
+        at_once = 0
+
+        async def look() -> None:
+            nonlocal at_once, last
+            while True:
+                rows = service.statistics().source.rows
+                at_once, last = max(at_once, rows - last), rows
+                await anyio.lowlevel.checkpoint()
+
+        group.start_soon(look)
+        with anyio.fail_after(60):
+            await service.wait()
+        group.cancel_scope.cancel()
+    assert first < last == ROWS
+    assert at_once <= 2 * PIECE_ROWS
 
 
 # What the sizes say.
@@ -413,3 +453,39 @@ def test_an_event_above_the_limit_that_nothing_stands_for_ends_the_reading() -> 
     begun(reading, "begin")
     with pytest.raises(BinlogError, match=r"raise limits\.event_bytes_max"):
         oversized(b.TABLE_MAP, bytes(8), reading)
+
+
+@pytest.mark.servers
+async def test_what_mariadb_packs_into_large_events_is_what_its_table_has(
+    new_server: NewServer, memory_sink: TargetInMemory
+) -> None:
+    options = {
+        "log_bin_compress": True,
+        "log_bin_compress_min_len": 10,
+        "binlog_row_event_max_size": 8 * MIB,
+    }
+    mariadb = await new_server(MariaDb, options=options)
+    await mariadb.execute(
+        "CREATE DATABASE s",
+        "CREATE TABLE s.t (id INT PRIMARY KEY, n INT, s VARCHAR(20), b LONGTEXT)",
+    )
+    config = {
+        "source": {"url": mariadb.url(), "name": "shop"},
+        "sinks": {"main": {"url": memory_sink.url}},
+        "lanes": [{"table": "s.t", "key": "t:{id}", "columns": ["id", "n", "s"]}],
+        "limits": {"transaction_bytes_max": MAX},
+    }
+    async with lanecache.start(config) as service:
+        await mariadb.execute(
+            "INSERT INTO s.t SELECT seq, NULL, seq, REPEAT('x', seq % 7) FROM s.seq_1_to_20000",
+            "UPDATE s.t SET n = id * 2, b = REPEAT('y', 100000) WHERE id % 100 = 1",
+            "DELETE FROM s.t WHERE id % 3 = 0",
+            "UPDATE s.t SET id = id + 100000 WHERE id % 10 = 7",
+        )
+        token = await mariadb.scalar("SELECT @@GLOBAL.gtid_binlog_pos")
+        await service.wait_for(token, sink="main", timeout_s=60)
+    wanted = {
+        f"t:{number}": {"id": number, "n": n, "s": text}
+        for number, n, text in await mariadb.query("SELECT id, n, s FROM s.t")
+    }
+    assert {key: json.loads(value) for key, value in memory_sink.snapshot().items()} == wanted

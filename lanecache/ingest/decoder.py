@@ -181,7 +181,7 @@ class Decoder:
         # What follows is run for each event: the usual ones are told apart first.
         data = block.data
         unpack, crc32, view, counts = b.unpack_header, zlib.crc32, memoryview(data), self.counts
-        announced = self._tables.announced
+        announced, single = self._tables.announced, self._audiences == 1
         counts.events += len(block.spans)
         for start, end in block.spans:
             timestamp, kind, server_id, size, next_position, flags = unpack(data, start)
@@ -208,7 +208,8 @@ class Decoder:
                     yield from self._rows_in_pieces(row_kind, kind, data, start + 19, stop)
                 else:
                     self._rows(row_kind, kind, data, start + 19, stop)
-                if self._held_bytes() > self._transaction_bytes_max:
+                held_bytes = self._operations[0].size_bytes if single else self._held_bytes()
+                if held_bytes > self._transaction_bytes_max:
                     yield self._hand_on_part()
                 if counts.rows > self._pause_at:
                     self._pause_at = counts.rows + _ROWS_BETWEEN_PAUSES
@@ -410,7 +411,12 @@ class Decoder:
         if table is None:
             self.counts.skipped_events += 1
             return
-        start = self._rows_start(event, data, start)
+        if not self._open:
+            raise self._outside()
+        start += _ROWS_FRONT_BYTES
+        if event in _ROWS_V2:
+            # The length of the extra data counts its own two bytes.
+            start += data[start] | data[start + 1] << 8
         if table.cascades is not None:
             for problem in table.cascade(kind, data, start, stop, self._operations):
                 self._invalidated(problem)
@@ -427,7 +433,11 @@ class Decoder:
         if table is None:
             self.counts.skipped_events += 1
             return
-        start = self._rows_start(event, data, start)
+        if not self._open:
+            raise self._outside()
+        start += _ROWS_FRONT_BYTES
+        if event in _ROWS_V2:
+            start += data[start] | data[start + 1] << 8
         rows_event = RowsEvent(
             kind, data, start, stop, event in _ROWS_COMPRESSED, self._event_bytes_max
         )
@@ -449,24 +459,13 @@ class Decoder:
             if self._held_bytes() > self._transaction_bytes_max:
                 yield self._hand_on_part()
 
-    def _rows_start(self, event: int, data: bytes, start: int) -> int:
-        """Give where the column count of a rows event stands.
-
-        Raises:
-            BinlogError: no transaction is open.
-        """
-        if not self._open:
-            raise BinlogError(
-                f"rows outside of a transaction at {self.where}: the stream did not begin at a"
-                " transaction's start; give a position that does, or a GTID set",
-                file=self._file,
-                offset=self._offset,
-            )
-        start += _ROWS_FRONT_BYTES
-        if event in _ROWS_V2:
-            # The length of the extra data counts its own two bytes.
-            start += data[start] | data[start + 1] << 8
-        return start
+    def _outside(self) -> BinlogError:
+        return BinlogError(
+            f"rows outside of a transaction at {self.where}: the stream did not begin at a"
+            " transaction's start; give a position that does, or a GTID set",
+            file=self._file,
+            offset=self._offset,
+        )
 
     def _prepare(self, prepare: XaPrepare, timestamp: int) -> Iterator[Output]:
         """Hold an XA transaction until its outcome is known."""
