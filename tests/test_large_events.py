@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import zstandard
+from captured import Capture, captures, tailed
 from test_decoder import Reading, json_set, operations
 
 import lanecache
@@ -310,6 +311,16 @@ def test_pieces_give_what_the_whole_gives(
     assert (piece_scopes, piece_rows) == (scopes, rows)
 
 
+@pytest.mark.parametrize("capture", captures(), ids=lambda capture: capture.name)
+async def test_what_the_servers_wrote_reads_the_same_in_pieces(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_module, "PIECE_BYTES", 0)
+    monkeypatch.setattr(row_pieces, "PIECE_BYTES", 16)
+    monkeypatch.setattr(row_pieces, "PIECE_ROWS", 1)
+    assert await tailed(capture.url) == capture.operations()
+
+
 def test_rows_longer_than_a_piece_are_whole(packed: bool) -> None:
     texts = ["a" * 60_000, "b", "c" * 65_000, "d" * 33_000]
     builder = BinlogBuilder(mariadb=True)
@@ -383,6 +394,39 @@ def test_cascades_of_a_large_update_are_found_piece_by_piece(
     walk = Walk(reading, builder)
     assert list(walk.effect.clears()) == ([] if changed is None else ["product:"])
     assert walk.pauses >= 2 if changed != 0 else walk.pauses >= 1
+
+
+def test_rows_in_part_are_noted_to_be_read_again_in_pieces_too(
+    packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with ``binlog_row_image = MINIMAL``: before the key, after what changed."""
+    front = struct.pack("<IHH", 100, 0, 1) + bytes([3, 0b001, 0b100])
+    rows = b"".join(
+        b"\xfe" + struct.pack("<i", n) + b"\xfe" + struct.pack("<i", 7) for n in range(99)
+    )
+
+    def committed(*, packed: bool) -> Committed:
+        builder = BinlogBuilder(mariadb=True)
+        builder.begin()
+        builder.table(columns=[("id", "int"), ("name", "text"), ("n", "int")])
+        if packed:
+            kind, body = b.MARIADB_UPDATE_ROWS_COMPRESSED_V1, front + pack_mariadb(rows)
+        else:
+            kind, body = b.UPDATE_ROWS_V1, front + rows
+        builder.event(kind, body)
+        builder.commit()
+        reading = Reading(mariadb=True, reread=True)
+        return next(o for o in reading.feed(builder) if isinstance(o, Committed))
+
+    at_once = committed(packed=False)
+    assert len(at_once.partial) == 99
+    monkeypatch.setattr(row_pieces, "PIECE_ROWS", 3)
+    monkeypatch.setattr(decoder_module, "PIECE_BYTES", 0)
+    in_pieces = committed(packed=packed)
+    assert in_pieces.operations[0].by_key == at_once.operations[0].by_key
+    assert [(row.primary_key, row.image, row.keys) for row in in_pieces.partial] == [
+        (row.primary_key, row.image, row.keys) for row in at_once.partial
+    ]
 
 
 # Events above the limit.

@@ -113,9 +113,19 @@ def next_piece(decoder: PieceDecoder, rows: RowBytes) -> Piece | None:
                 rows.piece_bytes = max(1, min(wanted, PIECE_BYTES))
                 rows.position = position
                 return piece
-        if not rows.more():
+        # Stepped over only: what has been read of a long value is not made anything of.
+        grown = False
+        while not _has_row(decoder, rows) and rows.more():
+            grown = True
+        if not grown or not _has_row(decoder, rows):
             raise BinlogError(f"rows cannot be read: {failure}") from failure
     return None
+
+
+def _has_row(decoder: PieceDecoder, rows: RowBytes) -> bool:
+    """Tell whether the next row is there to its end."""
+    _, _, failure = decoder.step_over(rows.data, rows.position, rows.position + 1, rows.end)
+    return failure is None
 
 
 def same_images(decoder: PieceDecoder, piece: Piece) -> list[Image] | None:

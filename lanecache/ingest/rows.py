@@ -82,10 +82,14 @@ class RowDecoder(msgspec.Struct, frozen=True):
 
 
 class PieceDecoder(msgspec.Struct, frozen=True):
-    """A compiled decoder of some rows at a time, as ``RowDecoder`` is one of all of an event."""
+    """A compiled decoder of some rows at a time, as ``RowDecoder`` is one of all of an event.
+
+    ``step_over`` reads no column, and tells where the rows are.
+    """
 
     decode: DecodePiece | None
     decode_carefully: DecodePiece
+    step_over: DecodePiece
 
 
 class TableCode:
@@ -160,6 +164,12 @@ def compile_pieces(
     return PieceDecoder(
         decode=_compile(code, images, careful=False, in_pieces=True) if whole else None,
         decode_carefully=_compile(code, images, careful=True, in_pieces=True),
+        step_over=_compile(
+            code,
+            _images(code, kind, (), (), present_before, present_after),
+            careful=True,
+            in_pieces=True,
+        ),
     )
 
 
