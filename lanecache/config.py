@@ -66,7 +66,7 @@ class LimitsConfig(Section, frozen=True):
     """``[limits]``: bounds in bytes that hold for the whole process."""
 
     transaction_bytes_max: int = 64 * 1024 * 1024
-    event_bytes_max: int = 1024 * 1024 * 1024
+    event_bytes_max: int = 128 * 1024 * 1024
     spill_directory: str = ""  # default: the system's directory for temporary files
 
 

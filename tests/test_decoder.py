@@ -31,6 +31,7 @@ class Reading:
         transaction_bytes_max: int = 1 << 26,
         key: str = "product:{id}",
         value: str = "json",
+        reread: bool = False,
     ) -> None:
         self.problems: list[Problem] = []
         lanes = Lanes([LaneConfig(table="shop.product", key=key, value=value)], ["main"])
@@ -43,6 +44,7 @@ class Reading:
             position,
             transaction_bytes_max=transaction_bytes_max,
             report=lambda problem, where: self.problems.append(problem),
+            reread=reread,
         )
 
     def feed(self, builder: BinlogBuilder) -> list[Any]:

@@ -18,7 +18,10 @@ from lanecache.errors import BinlogError, EventUnknown
 from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
 from lanecache.ingest.effect import Effect
+from lanecache.ingest.framing import EVENT_BYTES_MAX
+from lanecache.ingest.mapped_table import RowsEvent
 from lanecache.ingest.outputs import (
+    PAUSE,
     Committed,
     DecoderCounts,
     Discarded,
@@ -28,6 +31,7 @@ from lanecache.ingest.outputs import (
     SchemaWanted,
 )
 from lanecache.ingest.reread import PartialRows
+from lanecache.ingest.row_pieces import PIECE_BYTES
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
 from lanecache.ingest.tables import NamedTable, Place, Tables
@@ -73,7 +77,9 @@ _HEAD = frozenset({b.FORMAT_DESCRIPTION, b.MARIADB_START_ENCRYPTION})
 # The CRC-32 of any bytes that their own CRC-32 stands behind.
 _CHECKSUM_RESIDUE = 0x2144DF1C
 _GTIDS = frozenset({b.GTID, b.ANONYMOUS_GTID, b.GTID_TAGGED, b.MARIADB_GTID})
+_STATEMENTS = frozenset({b.QUERY, b.MARIADB_QUERY_COMPRESSED, b.EXECUTE_LOAD_QUERY})
 _HEARTBEATS = b.HEARTBEATS
+_ROWS_BETWEEN_PAUSES = 4096  # in events of the usual size
 _MEASURE_BYTES = 1 << 32  # next_position has 32 bits
 
 
@@ -91,7 +97,7 @@ class Decoder:
         position: Position,
         *,
         transaction_bytes_max: int,
-        event_bytes_max: int = 1 << 30,
+        event_bytes_max: int = EVENT_BYTES_MAX,
         report: Callable[[Problem, str], None],
         server_id: int = 0,
         counts: DecoderCounts | None = None,
@@ -120,7 +126,7 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping, cascades, clock)
+        self._tables = Tables(mapping, cascades, clock, value_bytes_max=event_bytes_max)
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -132,6 +138,7 @@ class Decoder:
         self._start: b.TransactionStart | None = None
         self._effect = Effect(self._nothing(), PartialRows() if reread else None)
         self._prepared = PreparedTransactions()
+        self._pause_at = self.counts.rows + _ROWS_BETWEEN_PAUSES
         # Where the last transaction ended, and so where the one under way begins.
         self._ends_at = msgspec.structs.replace(position, resume=None)
         self._at_end_of = -1  # the count of events when a heartbeat said that there are no more
@@ -194,7 +201,7 @@ class Decoder:
         # What follows is run for each event: the usual ones are told apart first.
         data = block.data
         unpack, crc32, view, counts = b.unpack_header, zlib.crc32, memoryview(data), self.counts
-        announced = self._tables.announced
+        announced, single = self._tables.announced, self._audiences == 1
         counts.events += len(block.spans)
         for start, end in block.spans:
             timestamp, kind, server_id, size, next_position, flags = unpack(data, start)
@@ -217,9 +224,16 @@ class Decoder:
                     self._advance(next_position, size)
             row_kind = _ROWS.get(kind)
             if row_kind is not None:
-                self._rows(row_kind, kind, data, start + 19, stop)
-                if self._held_bytes() > self._transaction_bytes_max:
+                if stop - start > PIECE_BYTES or kind in _ROWS_COMPRESSED:
+                    yield from self._rows_in_pieces(row_kind, kind, data, start + 19, stop)
+                else:
+                    self._rows(row_kind, kind, data, start + 19, stop)
+                held_bytes = self._effect.operations[0].size_bytes if single else self._held_bytes()
+                if held_bytes > self._transaction_bytes_max:
                     yield self._hand_on_part()
+                if counts.rows > self._pause_at:
+                    self._pause_at = counts.rows + _ROWS_BETWEEN_PAUSES
+                    yield PAUSE
                 continue
             if kind in _WITHOUT_CHANGE:
                 if kind in _HEARTBEATS:
@@ -255,12 +269,15 @@ class Decoder:
                 body = data[start + 19 : end]
                 yield from self._describe(body, artificial=not next_position)
             elif kind == b.TRANSACTION_PAYLOAD and not inner:
-                for wrapped in payload_blocks(body, event_bytes_max=self._event_bytes_max):
-                    yield from self._walk(wrapped, inner=True)
+                yield from self._payload(body)
             elif kind == b.MARIADB_QUERY_COMPRESSED:
                 query = b.parse_query(body)
-                sql = unpack_mariadb(query.sql, bytes_max=self._event_bytes_max)
-                yield from self._query(b.Query(query.schema, sql), timestamp)
+                try:
+                    sql = unpack_mariadb(query.sql, bytes_max=self._event_bytes_max)
+                except BinlogError as error:
+                    yield from self._unread_statement(str(error), timestamp)
+                else:
+                    yield from self._query(b.Query(query.schema, sql), timestamp)
             elif kind == b.XA_PREPARE:
                 yield from self._prepare(parse_xa_prepare(body), timestamp)
             elif kind == b.INCIDENT:
@@ -275,6 +292,14 @@ class Decoder:
                     file=self._file,
                     offset=self._offset,
                 )
+
+    def _payload(self, body: bytes) -> Iterator[Output]:
+        """Walk the events of a compressed transaction, block by block."""
+        blocks = payload_blocks(body, event_bytes_max=self._event_bytes_max)
+        for number, block in enumerate(blocks):
+            if number:
+                yield PAUSE
+            yield from self._walk(block, inner=True)
 
     def _damaged(self) -> BinlogError:
         return BinlogError(
@@ -411,35 +436,67 @@ class Decoder:
         return committed
 
     def _rows(self, kind: RowKind, event: int, data: bytes, start: int, stop: int) -> None:
+        """Map the rows of an event of the usual size."""
         table = self._tables.get(data[start : start + 6])
         if table is None:
             self.counts.skipped_events += 1
             return
         if not self._open:
-            raise BinlogError(
-                f"rows outside of a transaction at {self.where}: the stream did not begin at a"
-                " transaction's start; give a position that does, or a GTID set",
-                file=self._file,
-                offset=self._offset,
-            )
+            raise self._outside()
         start += _ROWS_FRONT_BYTES
         if event in _ROWS_V2:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
-        unpack = self._unpack if event in _ROWS_COMPRESSED else None
         effect = self._effect
         if table.cascades is not None:
-            for problem in table.cascade(kind, data, start, stop, effect.operations, unpack=unpack):
+            for problem in table.cascade(kind, data, start, stop, effect.operations):
                 self._invalidated(problem)
-        rows, problems = table.apply(
-            kind, data, start, stop, effect.operations, unpack, effect.partial
-        )
+        rows, problems = table.apply(kind, data, start, stop, effect.operations, effect.partial)
         self.counts.rows += rows
         for problem in problems:
             self._invalidated(problem)
 
-    def _unpack(self, data: bytes) -> bytes:
-        return unpack_mariadb(data, bytes_max=self._event_bytes_max)
+    def _rows_in_pieces(
+        self, kind: RowKind, event: int, data: bytes, start: int, stop: int
+    ) -> Iterator[Output]:
+        """Map the rows of a large or compressed event, within the limits at every piece."""
+        table = self._tables.get(data[start : start + 6])
+        if table is None:
+            self.counts.skipped_events += 1
+            return
+        if not self._open:
+            raise self._outside()
+        start += _ROWS_FRONT_BYTES
+        if event in _ROWS_V2:
+            start += data[start] | data[start + 1] << 8
+        rows_event = RowsEvent(
+            kind, data, start, stop, event in _ROWS_COMPRESSED, self._event_bytes_max
+        )
+
+        def into() -> list[OperationSet]:
+            return self._effect.operations
+
+        for problems in table.cascade_in_pieces(rows_event, into):
+            for problem in problems:
+                self._invalidated(problem)
+            yield PAUSE
+        pieces = table.apply_in_pieces(rows_event, into, self._effect.partial)
+        for number, (rows, problems) in enumerate(pieces):
+            if number:
+                yield PAUSE
+            self.counts.rows += rows
+            for problem in problems:
+                self._invalidated(problem)
+            if self._held_bytes() > self._transaction_bytes_max:
+                yield self._hand_on_part()
+
+    def _outside(self) -> BinlogError:
+        return BinlogError(
+            f"rows outside of a transaction at {self.where}: the stream did not begin at a"
+            " transaction's start; give a position that does, or a GTID set",
+            file=self._file,
+            offset=self._offset,
+        )
 
     def _prepare(self, prepare: XaPrepare, timestamp: int) -> Iterator[Output]:
         """Hold an XA transaction until its outcome is known."""
@@ -497,13 +554,24 @@ class Decoder:
         self._report(problem, self.where)
 
     def _oversized(self, block: Block, *, inner: bool) -> Iterator[Output]:
-        """Clear the table of an event that is too large to hold; only its front is there."""
+        """Clear what an event that is too large to hold may change; only its front is there."""
         data = block.data
         start, _ = block.spans[0]
-        _, kind, _, size, next_position, _ = b.unpack_header(data, start)
+        timestamp, kind, _, size, next_position, _ = b.unpack_header(data, start)
         self.counts.events += 1
         if not inner:
             self._advance(next_position, size)
+        if kind in _WITHOUT_CHANGE:
+            return
+        reason = f"an event of {block.oversized_bytes} bytes is above limits.event_bytes_max"
+        if kind in _STATEMENTS:
+            yield from self._unread_statement(reason, timestamp)
+            return
+        if kind == b.TRANSACTION_PAYLOAD:
+            # All of a transaction but its GTID: after it the next one begins.
+            self._clear_all(reason)
+            yield self._commit(timestamp)
+            return
         if kind not in _ROWS:
             raise BinlogError(
                 f"the event of type {kind} at {self.where} has {block.oversized_bytes} bytes;"
@@ -516,10 +584,20 @@ class Decoder:
         if table is None:
             self.counts.skipped_events += 1
             return
-        reason = f"an event of {block.oversized_bytes} bytes is above limits.event_bytes_max"
         for problem in table.clear(reason, self._effect.operations):
             self._invalidated(problem)
-        yield from ()
+
+    def _unread_statement(self, reason: str, timestamp: int) -> Iterator[Output]:
+        """Clear everything for a statement that cannot be read: what it does is not known."""
+        yield ForeignKeysWanted()
+        self._tables.forget_schemas()
+        self._clear_all(reason)
+        if not self._open:
+            yield self._commit(timestamp)
+
+    def _clear_all(self, reason: str) -> None:
+        for prefix in self._mapping.clear_all(self._effect.operations):
+            self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
 
     def _query(self, query: b.Query, timestamp: int) -> Iterator[Output]:
         # Most streams have no statement but BEGIN, and start sooner without the parser.

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from lanecache.config import followed_source
@@ -44,6 +45,7 @@ from lanecache.ingest.outputs import (
     ForeignKeysWanted,
     Output,
     Overflow,
+    Pause,
     SchemaWanted,
 )
 from lanecache.ingest.reread import Rereads
@@ -455,7 +457,9 @@ class Ingest:
             if self._attempts.state is not LinkState.CONNECTED:
                 outputs = self._connected_by(outputs, decoder)
             for output in outputs:
-                if type(output) is Committed and not (self._rereads or output.partial):
+                if type(output) is Committed and not (
+                    self._rereads or output.partial or self._offering.spilling
+                ):
                     self._position = output.position
                     commit(output)
                 else:
@@ -495,6 +499,10 @@ class Ingest:
 
     async def _take(self, output: Output, decoder: Decoder) -> None:
         if isinstance(output, Committed):
+            if self._offering.spilling:
+                await self._keep_part(output.operations)
+                nothing = [OperationSet() for _ in output.operations]
+                output = msgspec.structs.replace(output, operations=nothing)
             self._position = output.position
             if self._rereads or output.partial:
                 self._rereads.committed(
@@ -506,8 +514,10 @@ class Ingest:
                 self._settle_rereads()
                 if output.partial and self._rereader is not None:
                     self._rereader.wake()
+        elif isinstance(output, Pause):
+            await anyio.lowlevel.checkpoint()
         elif isinstance(output, Overflow):
-            self._offering.add_part(output.operations)
+            await self._keep_part(output.operations)
         elif isinstance(output, SchemaWanted):
             name = output.table
             reading = await self.server.table_schema(name.schema, name.table)
@@ -540,6 +550,11 @@ class Ingest:
                 self._report(Problem(".".join(table), f"{prefix}*", reason), where)
         if any(effects) and self._position is not None:
             self._offering.offer(Committed(effects, self._position, time.time()), effects)
+
+    async def _keep_part(self, operations: Sequence[OperationSet]) -> None:
+        """Keep a part of a large transaction, and let others have their turn meanwhile."""
+        for _ in self._offering.adding_part(operations):
+            await anyio.lowlevel.checkpoint()
 
     def _start_rereader(self, group: TaskGroup, facts: ServerFacts) -> None:
         self._rereader = None

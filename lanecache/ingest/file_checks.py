@@ -13,6 +13,7 @@ from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks
 from lanecache.ingest.file_stream import WholeEvents
 from lanecache.ingest.files import BinlogFile, BinlogFiles, opened
+from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.rows import TableCode
 from lanecache.ingest.table import parse_table_map
 
@@ -98,11 +99,27 @@ class _Search:
             BinlogError: it is damaged.
         """
         while self.left > 0 and (piece := events.read()) is not None:
-            self.left -= len(piece.block.data)
-            for body in _table_maps(piece.block, checksummed=file.checksummed):
+            for body in self._table_maps(piece.block, checksummed=file.checksummed):
                 if body not in self._seen:
                     self._seen.add(body)
                     self._look(parse_table_map(body, mariadb=file.mariadb))
+
+    def _table_maps(self, block: Block, *, checksummed: bool) -> Iterator[bytes]:
+        """Give the table maps without table id, those inside compressed payloads as well."""
+        data = block.data
+        self.left -= len(data)
+        for start, end in block.spans:
+            kind = data[start + 4]
+            if block.oversized_bytes or kind not in (b.TABLE_MAP, b.TRANSACTION_PAYLOAD):
+                continue
+            body = data[start + b.HEADER_BYTES : end - (b.CHECKSUM_BYTES if checksummed else 0)]
+            if kind == b.TABLE_MAP:
+                yield body[_TABLE_MAP_FRONT_BYTES:]
+                continue
+            for inner in payload_blocks(body, event_bytes_max=EVENT_BYTES_MAX):
+                yield from self._table_maps(inner, checksummed=False)
+                if self.left <= 0:
+                    return
 
     def _look(self, table_map: TableMap) -> None:
         name = (table_map.schema, table_map.table)
@@ -129,7 +146,7 @@ def _find_tables(
     findings: list[Finding] = []
     for file in files:
         with opened(file.path) as stream:
-            events = WholeEvents(stream, stream.tell(), event_bytes_max=_BYTES_MAX)
+            events = WholeEvents(stream, stream.tell(), event_bytes_max=EVENT_BYTES_MAX)
             try:
                 search.read(file, events)
             except BinlogError as error:
@@ -141,18 +158,3 @@ def _find_tables(
     if search.left <= 0:
         findings.append(ok(_FRONT_ONLY))
     return list(search.shapes.values()), [*findings, *search.problems.values()]
-
-
-def _table_maps(block: Block, *, checksummed: bool) -> Iterator[bytes]:
-    """Give the table maps without table id, those inside compressed payloads as well."""
-    data = block.data
-    for start, end in block.spans:
-        kind = data[start + 4]
-        if block.oversized_bytes or kind not in (b.TABLE_MAP, b.TRANSACTION_PAYLOAD):
-            continue
-        body = data[start + b.HEADER_BYTES : end - (b.CHECKSUM_BYTES if checksummed else 0)]
-        if kind == b.TABLE_MAP:
-            yield body[_TABLE_MAP_FRONT_BYTES:]
-            continue
-        for inner in payload_blocks(body, event_bytes_max=_BYTES_MAX):
-            yield from _table_maps(inner, checksummed=False)

@@ -35,6 +35,7 @@ from lanecache.ingest.file_stream import (
     WholeEvents,
     transaction_gtid,
 )
+from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.paced_stream import PacedStream
 from lanecache.operation import Position
 
@@ -166,7 +167,7 @@ class BinlogFiles:
     """
 
     def __init__(
-        self, url: str, *, event_bytes_max: int = 2**30, shift_s: float | None = None
+        self, url: str, *, event_bytes_max: int = EVENT_BYTES_MAX, shift_s: float | None = None
     ) -> None:
         """Look at the URL's form; nothing is opened yet.
 

@@ -20,6 +20,7 @@ from lanecache.ingest.refusal import refusal
 
 PACKET_PAYLOAD_MAX = 2**24 - 1
 BUFFER_BYTES = 512 * 1024
+EVENT_BYTES_MAX = 128 * 1024 * 1024  # limits.event_bytes_max, where nobody says otherwise
 OVERSIZED_KEPT_BYTES = 64 * 1024
 
 _EVENT_HEADER_SIZE = 19
@@ -58,7 +59,7 @@ class EventFramer:
         self,
         *,
         where: str = "the source",
-        event_bytes_max: int = 2**30,
+        event_bytes_max: int = EVENT_BYTES_MAX,
         buffer_bytes: int = BUFFER_BYTES,
         first_sequence: int = 1,
     ) -> None:

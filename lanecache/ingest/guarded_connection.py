@@ -139,10 +139,10 @@ class GuardedConnection(Connection):
         if self._secure or not self._password or self._address.allow_cleartext:
             return
         where = self._address.where
-        pinning = "server_public_key=FILE (MySQL's public_key.pem), " if "RSA" in wanted else ""
+        pinning = "or server_public_key=FILE (MySQL's public_key.pem), " if "RSA" in wanted else ""
         asks = "wants the password by" if "RSA" in wanted else "wants"
         raise PasswordWithheld(
             f"the database at {where} {asks} {wanted}, over a connection without TLS, where anybody"
             " may answer: it was not sent; add ssl=verify_identity to source.url (with ssl_ca),"
-            f" or {pinning}or use a Unix socket, or allow_cleartext=1 where the network is trusted"
+            f" {pinning}or use a Unix socket, or allow_cleartext=1 where the network is trusted"
         )

@@ -50,7 +50,10 @@ def apply_json_diff(before: bytes | None, diff: bytes) -> str:
             document, pos = _part(diff, pos)
             value = _parse(json_document_text(document))
         _apply(holder, operation, [0, *_legs(path.decode("utf-8"))], value)
-    return _print(holder[0])
+    try:
+        return _print(holder[0])
+    except RecursionError:
+        raise ValueError("a JSON document is deeper than any that MySQL has") from None
 
 
 def _part(diff: bytes, pos: int) -> tuple[bytes, int]:

@@ -5,12 +5,32 @@ What cannot be read clears what it may have changed (law 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial as bind
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lanecache.errors import BinlogError, SchemaUnknown
-from lanecache.ingest.row_decoders import RowDecoders
-from lanecache.ingest.rows import NOT_IN_IMAGE, READ_ERRORS, RowKind, TableCode, read_rows
+from lanecache.ingest.compressed import MariadbUnpacker
+from lanecache.ingest.framing import EVENT_BYTES_MAX
+from lanecache.ingest.row_decoders import PieceDecoders, RowDecoders
+from lanecache.ingest.row_pieces import (
+    PackedRows,
+    Piece,
+    PlainRows,
+    RowBytes,
+    next_piece,
+    same_images,
+)
+from lanecache.ingest.rows import (
+    NOT_IN_IMAGE,
+    READ_ERRORS,
+    PieceDecoder,
+    RowKind,
+    TableCode,
+    read_rows,
+)
 from lanecache.operation import Delete, OperationSet
 from lanecache.row import (
     BoundTable,
@@ -30,6 +50,30 @@ if TYPE_CHECKING:
 MapRows = Callable[[Sequence[Image], Sequence[OperationSet]], Sequence[Problem] | None]
 
 
+class RowsEvent(msgspec.Struct, frozen=True):
+    """A rows event: ``data[start:end]``, from the column count on.
+
+    ``packed`` says that MariaDB has compressed it behind its bitmaps; it may unpack to
+    ``bytes_max``.
+    """
+
+    kind: RowKind
+    data: bytes
+    start: int
+    end: int
+    packed: bool
+    bytes_max: int
+
+
+class _Pieces:
+    """The decoders of a table for the rows of large and compressed events, by what is read."""
+
+    def __init__(self, columns: int) -> None:
+        self.mapped = PieceDecoders(columns)
+        self.referenced = PieceDecoders(columns)
+        self.whole = PieceDecoders(columns)
+
+
 class MappedTable:
     """A table that lanes want, in one shape; ``reason`` says why its rows cannot be read, if so."""
 
@@ -39,6 +83,8 @@ class MappedTable:
         mapping: TableMapping,
         reason: str = "",
         cascades: Cascades | None = None,
+        *,
+        value_bytes_max: int = EVENT_BYTES_MAX,
     ) -> None:
         self.schema = table_map.schema
         self.table = table_map.table
@@ -48,12 +94,13 @@ class MappedTable:
         self._bound: BoundTable | None = None
         self._columns = len(table_map.columns)
         self._decoders = RowDecoders(self._columns)
+        self._piece_decoders = _Pieces(self._columns)
         self.cascades = cascades
         self._referenced: tuple[ColumnUse, ...] | None = ()
         self._referenced_decoders = RowDecoders(self._columns)
         if not reason:
             try:
-                self._code = TableCode(table_map)
+                self._code = TableCode(table_map, value_bytes_max=value_bytes_max)
             except SchemaUnknown as error:
                 self.reason = str(error)
             else:
@@ -99,16 +146,15 @@ class MappedTable:
         start: int,
         end: int,
         into: Sequence[OperationSet],
-        unpack: Callable[[bytes], bytes] | None = None,
         partial: PartialRows | None = None,
     ) -> tuple[int, Sequence[Problem]]:
         """Map the rows of an event (``data[start:end]``, from the column count on).
 
         Gives the number of rows and what had to be invalidated. Rows that cannot be read at all
-        clear the table's keys. ``unpack`` is for rows that are compressed behind their bitmaps.
-        ``partial`` takes the rows that can be read again, where there is a server to ask.
+        clear the table's keys. ``partial`` takes the rows that can be read again, where there is a
+        server to ask. For large and compressed events there is ``apply_in_pieces``.
         """
-        if unpack is None and self._usual:
+        if self._usual:
             # Nearly always the event begins like one before it, and all of it can be read.
             decoder, rows_start = self._decoders.find(kind, data, start)
             if decoder is not None and decoder.decode is not None:
@@ -121,7 +167,7 @@ class MappedTable:
                         partial.refuse(self._name)
                     problems = self._changes[kind](images, into) or ()
                     return len(images) >> kind.has_both_images, problems
-        return self._apply(kind, data, start, end, into, unpack, partial)
+        return self._apply(kind, data, start, end, into, partial)
 
     def _apply(
         self,
@@ -130,7 +176,6 @@ class MappedTable:
         start: int,
         end: int,
         into: Sequence[OperationSet],
-        unpack: Callable[[bytes], bytes] | None,
         partial: PartialRows | None,
     ) -> tuple[int, Sequence[Problem]]:
         """Do the same for any event."""
@@ -139,29 +184,73 @@ class MappedTable:
         if code is None or bound is None:
             return 0, self.clear(self.reason, into)
         try:
-            plans = (*bound.before, *self._row_end), (*bound.after, *self._row_end)
-            images, careful = _read(self._decoders, code, *plans, kind, event, unpack)
+            images, careful = _read(self._decoders, code, *self._plans(bound), kind, event)
         except BinlogError as error:
             return 0, self.clear(str(error), into)
         rows = len(images) >> 1 if kind.has_both_images else len(images)
-        if partial is not None:
-            if careful and kind in (RowKind.WRITE, RowKind.UPDATE) and not self._row_end:
-                return rows, [
-                    *bound.problems,
-                    *self._map_partly(bound, code, kind, images, event, unpack, into, partial),
-                ]
-            if kind is not RowKind.WRITE:
-                partial.refuse(self._name)
-        if self._row_end:
-            problems: Sequence[Problem] = self._map_current(bound, kind, images, into)
-        elif careful:
-            problems = _map_carefully(bound, kind, images, into)
-        else:
-            problems = self._changes[kind](images, into) or ()
+
+        def whole() -> list[Image] | None:
+            return self._read_whole(code, kind, event)
+
+        problems = self._map(bound, code, kind, images, whole if careful else None, into, partial)
         if bound.problems:
             # The lanes that cannot work on this shape have cleared their prefixes.
             problems = [*bound.problems, *problems]
         return rows, problems
+
+    def apply_in_pieces(
+        self,
+        event: RowsEvent,
+        into: Callable[[], Sequence[OperationSet]],
+        partial: PartialRows | None = None,
+    ) -> Iterator[tuple[int, Sequence[Problem]]]:
+        """Map the rows of an event as ``apply`` does, a piece at a time.
+
+        Gives after each piece how many rows it had, and what had to be invalidated. ``into`` tells
+        where the next piece goes.
+        """
+        code, bound = self._code, self._bound
+        if code is None or bound is None:
+            yield 0, self.clear(self.reason, into())
+            return
+        kind, pieces = event.kind, self._piece_decoders
+        standing: Sequence[Problem] = bound.problems
+        try:
+            decoder, rows = _open(pieces.mapped, code, *self._plans(bound), event)
+            while (piece := next_piece(decoder, rows)) is not None:
+                whole = bind(self._piece_whole, code, event, piece) if piece.careful else None
+                problems = self._map(bound, code, kind, piece.images, whole, into(), partial)
+                if standing:
+                    problems, standing = [*standing, *problems], ()
+                yield len(piece.images) >> kind.has_both_images, problems
+        except BinlogError as error:
+            # It clears what the pieces before it brought, too.
+            yield 0, self.clear(str(error), into())
+
+    def _plans(self, bound: BoundTable) -> tuple[Sequence[ColumnUse], Sequence[ColumnUse]]:
+        return (*bound.before, *self._row_end), (*bound.after, *self._row_end)
+
+    def _map(
+        self,
+        bound: BoundTable,
+        code: TableCode,
+        kind: RowKind,
+        images: Sequence[Image],
+        whole: Callable[[], list[Image] | None] | None,
+        into: Sequence[OperationSet],
+        partial: PartialRows | None,
+    ) -> Sequence[Problem]:
+        """Map images; ``whole`` reads all of them that is there, if they were read carefully."""
+        if partial is not None:
+            if whole is not None and kind in (RowKind.WRITE, RowKind.UPDATE) and not self._row_end:
+                return self._map_partly(bound, code, kind, images, whole(), into, partial)
+            if kind is not RowKind.WRITE:
+                partial.refuse(self._name)
+        if self._row_end:
+            return self._map_current(bound, kind, images, into)
+        if whole is not None:
+            return _map_carefully(bound, kind, images, into)
+        return self._changes[kind](images, into) or ()
 
     def _map_partly(
         self,
@@ -169,13 +258,15 @@ class MappedTable:
         code: TableCode,
         kind: RowKind,
         images: Sequence[Image],
-        event: tuple[bytes, int, int],
-        unpack: Callable[[bytes], bytes] | None,
+        whole: Sequence[Image] | None,
         into: Sequence[OperationSet],
         partial: PartialRows,
     ) -> list[Problem]:
-        """Map rows whose images may lack columns, and note the rows to be read again."""
-        whole = self._read_whole(code, kind, event, unpack)
+        """Map rows whose images may lack columns, and note the rows to be read again.
+
+        ``whole`` are the images again, with all that they hold: before, the primary key; after,
+        every column. ``None`` where they cannot be read so.
+        """
         if whole is None:
             partial.refuse(self._name)
             return _map_carefully(bound, kind, images, into)
@@ -209,21 +300,26 @@ class MappedTable:
         return problems
 
     def _read_whole(
-        self,
-        code: TableCode,
-        kind: RowKind,
-        event: tuple[bytes, int, int],
-        unpack: Callable[[bytes], bytes] | None,
+        self, code: TableCode, kind: RowKind, event: tuple[bytes, int, int]
     ) -> list[Image] | None:
-        """Read all that the images hold: before, the primary key; after, every column."""
-        if not code.shape.primary_key or any(column.unreadable for column in code.columns):
+        """Read all that the images of an event hold (see ``_map_partly``)."""
+        plans = _whole_plans(code)
+        if plans is None:
             return None
-        raw = [ColumnUse(index, ColumnForm.RAW) for index in range(len(code.columns))]
-        key = [raw[index] for index in code.shape.primary_key]
         try:
-            return _read(self._whole_decoders, code, key, raw, kind, event, unpack)[0]
+            return _read(self._whole_decoders, code, *plans, kind, event)[0]
         except BinlogError:
             return None
+
+    def _piece_whole(self, code: TableCode, event: RowsEvent, piece: Piece) -> list[Image] | None:
+        """Read all that the images of a piece hold."""
+        plans = _whole_plans(code)
+        if plans is None:
+            return None
+        decoder, _ = self._piece_decoders.whole.get(
+            code, *plans, event.kind, event.data, event.start
+        )
+        return same_images(decoder, piece)
 
     def _map_current(
         self,
@@ -259,8 +355,6 @@ class MappedTable:
         start: int,
         end: int,
         into: Sequence[OperationSet],
-        *,
-        unpack: Callable[[bytes], bytes] | None = None,
     ) -> Sequence[Problem]:
         """Clear the tables that foreign keys may have changed along with the rows of an event.
 
@@ -272,21 +366,54 @@ class MappedTable:
         problems: list[Problem] = []
         merged = cascades.merged_with(name)
         if merged:
-            reason = f"{self.schema}.{self.table} shares rows with it, by a MERGE table"
-            problems += self._clear_others(merged, reason, into)
+            problems += self._clear_merged(merged, into)
         if kind is RowKind.WRITE:
             return problems
         reached: set[tuple[str, str]] = set()
         if kind is RowKind.DELETE:
             reached.update(cascades.reached_by_delete(name))
         else:
-            changes, deletes = self._references_change(kind, data, start, end, unpack)
+            changes, deletes = self._references_change(kind, data, start, end)
             if changes:
                 reached.update(cascades.reached_by_update(name))
             if deletes:
                 reached.update(cascades.reached_by_delete(name))
+        return problems + self._clear_children(reached, into)
+
+    def cascade_in_pieces(
+        self, event: RowsEvent, into: Callable[[], Sequence[OperationSet]]
+    ) -> Iterator[Sequence[Problem]]:
+        """Do as ``cascade`` for a large or compressed event; gives after each piece it looks at."""
+        cascades, kind, name = self.cascades, event.kind, self._name
+        if cascades is None:
+            return
+        merged = cascades.merged_with(name)
+        if merged:
+            yield self._clear_merged(merged, into())
+        if kind is RowKind.WRITE:
+            return
+        changes, deletes = False, True
+        if kind is not RowKind.DELETE:
+            changes, deletes = yield from self._references_change_in_pieces(event)
+        reached: set[tuple[str, str]] = set()
+        if changes:
+            reached.update(cascades.reached_by_update(name))
+        if deletes:
+            reached.update(cascades.reached_by_delete(name))
+        if reached:
+            yield self._clear_children(reached, into())
+
+    def _clear_merged(
+        self, merged: Sequence[tuple[str, str]], into: Sequence[OperationSet]
+    ) -> list[Problem]:
+        reason = f"{self.schema}.{self.table} shares rows with it, by a MERGE table"
+        return self._clear_others(merged, reason, into)
+
+    def _clear_children(
+        self, reached: Iterable[tuple[str, str]], into: Sequence[OperationSet]
+    ) -> list[Problem]:
         reason = f"a foreign key may have changed it along with {self.schema}.{self.table}"
-        return problems + self._clear_others(sorted(reached), reason, into)
+        return self._clear_others(sorted(reached), reason, into)
 
     def _clear_others(
         self, tables: Sequence[tuple[str, str]], reason: str, into: Sequence[OperationSet]
@@ -310,42 +437,59 @@ class MappedTable:
         return found if len(found) == len(wanted) else None
 
     def _references_change(
-        self,
-        kind: RowKind,
-        data: bytes,
-        start: int,
-        end: int,
-        unpack: Callable[[bytes], bytes] | None,
+        self, kind: RowKind, data: bytes, start: int, end: int
     ) -> tuple[bool, bool]:
         """Tell what an update may be for children: a change of what they refer to, or a deletion.
 
         A row of a system-versioned table is deleted by an update that ends its life.
         """
-        uses, code, ends = self._referenced, self._code, self._row_end
-        if code is None:
-            return True, self._may_be_versioned
-        if uses is None:
-            uses, changes = (), True
-        else:
-            changes = False
-        if not uses and not ends:
-            return changes, False
-        plan = (*uses, *ends)
-        event = (data, start, end)
+        known, plan = self._reference_plan()
+        if self._code is None or not plan:
+            return known
         try:
             images, careful = _read(
-                self._referenced_decoders, code, plan, plan, kind, event, unpack
+                self._referenced_decoders, self._code, plan, plan, kind, (data, start, end)
             )
         except BinlogError:
-            return True, bool(ends)
+            return True, bool(self._row_end)
+        return _either(known, self._judge_references(images, careful=careful))
+
+    def _references_change_in_pieces(
+        self, event: RowsEvent
+    ) -> Generator[Sequence[Problem], None, tuple[bool, bool]]:
+        """Tell the same of a large or compressed event; gives after each piece it looks at."""
+        known, plan = self._reference_plan()
+        if self._code is None or not plan:
+            return known
+        most = True, bool(self._row_end)
+        try:
+            decoder, rows = _open(self._piece_decoders.referenced, self._code, plan, plan, event)
+            while known != most and (piece := next_piece(decoder, rows)) is not None:
+                judged = self._judge_references(piece.images, careful=piece.careful)
+                known = _either(known, judged)
+                yield ()
+        except BinlogError:
+            return most
+        return known
+
+    def _reference_plan(self) -> tuple[tuple[bool, bool], tuple[ColumnUse, ...]]:
+        """Say what is certain of each update, and which columns tell the rest."""
+        if self._code is None:
+            return (True, self._may_be_versioned), ()
+        if self._referenced is None:
+            return (True, False), self._row_end
+        return (False, False), (*self._referenced, *self._row_end)
+
+    def _judge_references(self, images: Sequence[Image], *, careful: bool) -> tuple[bool, bool]:
+        ends = bool(self._row_end)
         if careful and any(isinstance(value, Unreadable) for image in images for value in image):
-            return True, bool(ends)
-        count = len(uses)
-        changes = changes or any(
+            return True, ends
+        count = len(self._referenced or ())
+        changes = any(
             before[:count] != after[:count]
             for before, after in zip(images[::2], images[1::2], strict=True)
         )
-        return changes, bool(ends) and any(after[-1] not in _NEVER for after in images[1::2])
+        return changes, ends and any(after[-1] not in _NEVER for after in images[1::2])
 
     def clear(self, reason: str, into: Sequence[OperationSet]) -> list[Problem]:
         """Clear the keys of every lane of this table, and say why."""
@@ -361,7 +505,6 @@ def _read(
     after_plan: Sequence[ColumnUse],
     kind: RowKind,
     event: tuple[bytes, int, int],
-    unpack: Callable[[bytes], bytes] | None,
 ) -> tuple[list[Image], bool]:
     """Read an event's rows: their images, and whether they had to be read carefully.
 
@@ -370,10 +513,39 @@ def _read(
     """
     data, start, end = event
     decoder, start = decoders.get(code, before_plan, after_plan, kind, data, start)
-    if unpack is not None:
-        data = unpack(data[start:end])
-        start, end = 0, len(data)
     return read_rows(decoder, data, start, end)
+
+
+def _open(
+    decoders: PieceDecoders,
+    code: TableCode,
+    before_plan: Sequence[ColumnUse],
+    after_plan: Sequence[ColumnUse],
+    event: RowsEvent,
+) -> tuple[PieceDecoder, RowBytes]:
+    """Find what decodes the rows of an event, and give it with the rows.
+
+    Raises:
+        BinlogError: they are not of this table, or cannot be unpacked.
+    """
+    data = event.data
+    decoder, start = decoders.get(code, before_plan, after_plan, event.kind, data, event.start)
+    if not event.packed:
+        return decoder, PlainRows(data, start, event.end)
+    unpacker = MariadbUnpacker(data, start, event.end, bytes_max=event.bytes_max)
+    return decoder, PackedRows(unpacker)
+
+
+def _whole_plans(code: TableCode) -> tuple[Sequence[ColumnUse], Sequence[ColumnUse]] | None:
+    """Plan to read all that images hold: before, the primary key; after, every column."""
+    if not code.shape.primary_key or any(column.unreadable for column in code.columns):
+        return None
+    raw = [ColumnUse(index, ColumnForm.RAW) for index in range(len(code.columns))]
+    return [raw[index] for index in code.shape.primary_key], raw
+
+
+def _either(one: tuple[bool, bool], other: tuple[bool, bool]) -> tuple[bool, bool]:
+    return one[0] or other[0], one[1] or other[1]
 
 
 def _map_carefully(

@@ -7,7 +7,7 @@ without operations moves the position only: that is offered now and then, not ea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -100,10 +100,15 @@ class Offering:
 
     def add_part(self, parts: Sequence[OperationSet]) -> None:
         """Keep a part of a transaction, for each audience, until its end."""
+        for _ in self.adding_part(parts):
+            pass
+
+    def adding_part(self, parts: Sequence[OperationSet]) -> Iterator[None]:
+        """Keep a part as ``add_part`` does, and come back after each few thousand operations."""
         if not self._spills:
             self._spills = [SpilledOperations(self._spill_directory) for _ in parts]
         for spill, part in zip(self._spills, parts, strict=True):
-            spill.append(part)
+            yield from spill.appending(part)
 
     def drop_parts(self) -> None:
         """Forget the parts: their transaction was rolled back, or is read again."""

@@ -48,7 +48,13 @@ class SchemaWanted(msgspec.Struct, frozen=True):
     table: NamedTable
 
 
-Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted
+class Pause(msgspec.Struct, frozen=True):
+    """The walk is a long one: here others may be let have their turn."""
+
+
+PAUSE = Pause()
+
+Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted | Pause
 
 
 class DecoderCounts(msgspec.Struct):

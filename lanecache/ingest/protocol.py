@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from lanecache.errors import SourceUnavailable
-from lanecache.ingest.framing import BUFFER_BYTES, Block, EventFramer
+from lanecache.ingest.framing import BUFFER_BYTES, EVENT_BYTES_MAX, Block, EventFramer
 
 __all__ = ["BinlogProtocol", "Block", "EventFramer"]
 
@@ -26,7 +26,7 @@ class BinlogProtocol(asyncio.BufferedProtocol):
         transport: asyncio.Transport,
         *,
         where: str = "the source",
-        event_bytes_max: int = 2**30,
+        event_bytes_max: int = EVENT_BYTES_MAX,
         deadline_s: float | None = None,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:

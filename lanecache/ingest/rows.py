@@ -14,13 +14,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.columns import CODE_NAMES, ColumnCode, column_code
+from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.table import is_row_hash
+from lanecache.ingest.values import unpack_column
 from lanecache.row import (
     Column,
     ColumnForm,
@@ -36,6 +39,13 @@ if TYPE_CHECKING:
 
 Decode = Callable[[bytes, int, int], list[Image]]
 """``decode(data, start, end)``: the images of the rows in ``data[start:end]``."""
+
+DecodePiece = Callable[[bytes, int, int, int], tuple[list[Image], int, Exception | None]]
+"""``decode(data, start, stop, end)``: the images of the rows that begin in ``data[start:stop]``.
+
+Also where the next row begins, and what kept that one from being read, if anything did: it may be
+whole only with what comes behind ``end``.
+"""
 
 VALUE_ERRORS = (ValueError, IndexError, OverflowError)
 """What reading a value from wrong bytes can raise (``UnicodeDecodeError`` is a ``ValueError``)."""
@@ -74,6 +84,17 @@ class RowDecoder(msgspec.Struct, frozen=True):
     decode_carefully: Decode
 
 
+class PieceDecoder(msgspec.Struct, frozen=True):
+    """A compiled decoder of some rows at a time, as ``RowDecoder`` is one of all of an event.
+
+    ``step_over`` reads no column, and tells where the rows are.
+    """
+
+    decode: DecodePiece | None
+    decode_carefully: DecodePiece
+    step_over: DecodePiece
+
+
 class TableCode:
     """A table map made ready for compiling: one ``ColumnCode`` a column.
 
@@ -81,7 +102,8 @@ class TableCode:
         SchemaUnknown: a column's type is not known; no row of the table can be read.
     """
 
-    def __init__(self, table_map: TableMap) -> None:
+    def __init__(self, table_map: TableMap, *, value_bytes_max: int = EVENT_BYTES_MAX) -> None:
+        self.value_bytes_max = value_bytes_max  # what a value may unpack to
         self.columns: tuple[ColumnCode, ...] = tuple(
             column_code(column, index) for index, column in enumerate(table_map.columns)
         )
@@ -126,13 +148,38 @@ def compile_rows(
     Raises:
         BinlogError: the images hold no column, so that nothing tells how many rows there are.
     """
-    if not present_before | present_after:
-        raise BinlogError("rows that hold no column cannot be told apart")
     images = _images(code, kind, before, after, present_before, present_after)
     whole = not any(image.lacking for image in images)
-    careful = _compile(code, images, careful=True)
     return RowDecoder(
-        decode=_compile(code, images, careful=False) if whole else None, decode_carefully=careful
+        decode=_compile(code, images, careful=False) if whole else None,
+        decode_carefully=_compile(code, images, careful=True),
+    )
+
+
+def compile_pieces(
+    code: TableCode,
+    kind: RowKind,
+    before: Sequence[ColumnUse],
+    after: Sequence[ColumnUse],
+    present_before: int,
+    present_after: int,
+) -> PieceDecoder:
+    """Compile the decoder of the same rows a piece at a time (see ``compile_rows``).
+
+    Raises:
+        BinlogError: as ``compile_rows``.
+    """
+    images = _images(code, kind, before, after, present_before, present_after)
+    whole = not any(image.lacking for image in images)
+    return PieceDecoder(
+        decode=_compile(code, images, careful=False, in_pieces=True) if whole else None,
+        decode_carefully=_compile(code, images, careful=True, in_pieces=True),
+        step_over=_compile(
+            code,
+            _images(code, kind, (), (), present_before, present_after),
+            careful=True,
+            in_pieces=True,
+        ),
     )
 
 
@@ -164,6 +211,9 @@ def _images(
     present_before: int,
     present_after: int,
 ) -> list[_Image]:
+    if not present_before | present_after:
+        raise BinlogError("rows that hold no column cannot be told apart")
+
     def image(
         name: str, plan: Sequence[ColumnUse], present: int, carried: set[int]
     ) -> tuple[list[_Wanted], list[str], bool]:
@@ -221,10 +271,11 @@ class _Source:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.names: dict[str, Any] = {}
+        self.depth = 0  # of what is added now, beside its own
         self._unpackers: dict[str, str] = {}
 
     def add(self, depth: int, line: str) -> None:
-        self.lines.append("    " * depth + line)
+        self.lines.append("    " * (self.depth + depth) + line)
 
     def unpacker(self, layout: str) -> str:
         name = self._unpackers.get(layout)
@@ -235,17 +286,23 @@ class _Source:
         return name
 
 
-def _compile(code: TableCode, images: Sequence[_Image], *, careful: bool) -> Decode:
+def _compile(
+    code: TableCode, images: Sequence[_Image], *, careful: bool, in_pieces: bool = False
+) -> Any:
+    """Compile a ``Decode``, or a ``DecodePiece``."""
     source = _Source()
-    source.add(0, "def decode(data, pos, end):")
-    source.add(1, "images = []")
-    source.add(1, "append = images.append")
-    source.add(1, "while pos < end:")
-    for image in images:
-        _generate_image(source, code, image, careful=careful)
-    source.add(1, "if pos != end:")
-    source.add(2, "raise ValueError('the rows do not end where their event does')")
-    source.add(1, "return images")
+    if in_pieces:
+        _generate_pieces(source, code, images, careful=careful)
+    else:
+        source.add(0, "def decode(data, pos, end):")
+        source.add(1, "images = []")
+        source.add(1, "append = images.append")
+        source.add(1, "while pos < end:")
+        for image in images:
+            _generate_image(source, code, image, careful=careful)
+        source.add(1, "if pos != end:")
+        source.add(2, "raise ValueError('the rows do not end where their event does')")
+        source.add(1, "return images")
     # Where a before image does not bring a document, no difference can be applied to it.
     source.names.update({f"document{index}": None for index in code.json_columns})
     for index, column in enumerate(code.columns):
@@ -255,15 +312,41 @@ def _compile(code: TableCode, images: Sequence[_Image], *, careful: bool) -> Dec
     namespace = {
         **CODE_NAMES,
         **source.names,
+        "unpack_column": partial(unpack_column, bytes_max=code.value_bytes_max),
         "not_in_image": NOT_IN_IMAGE,
         "Unreadable": Unreadable,
         "VALUE_ERRORS": VALUE_ERRORS,
+        "READ_ERRORS": READ_ERRORS,
     }
     # A name of a damaged event may hold a zero byte, which no file name may.
     name = f"<rows of {code.shape.schema}.{code.shape.table}>".replace("\0", "?")
     exec(compile("\n".join(source.lines), name, "exec"), namespace)  # generated just above
-    decode: Decode = namespace["decode"]
-    return decode
+    return namespace["decode"]
+
+
+def _generate_pieces(
+    source: _Source, code: TableCode, images: Sequence[_Image], *, careful: bool
+) -> None:
+    source.add(0, "def decode(data, pos, limit, end):")
+    source.add(1, "images = []")
+    source.add(1, "append = images.append")
+    source.add(1, "row = pos")
+    source.add(1, "try:")
+    source.add(2, "while pos < limit:")
+    source.add(3, "row = pos")
+    source.depth = 1
+    for image in images:
+        _generate_image(source, code, image, careful=careful)
+    source.depth = 0
+    # What lies behind the end reads as less than it is: only here it shows that it was not there.
+    source.add(3, "if pos > end:")
+    source.add(4, f"del images[-{len(images)}:]")
+    source.add(4, "return images, row, ValueError('the rows do not end where their event does')")
+    source.add(1, "except READ_ERRORS as error:")
+    if len(images) > 1:
+        source.add(2, f"del images[len(images) - len(images) % {len(images)}:]")
+    source.add(2, "return images, row, error")
+    source.add(1, "return images, pos, None")
 
 
 def _generate_image(source: _Source, code: TableCode, image: _Image, *, careful: bool) -> None:

@@ -12,6 +12,7 @@ from asyncmy.errors import MySQLError
 
 from lanecache.errors import SourceError, SourceUnavailable
 from lanecache.gtid import MARIADB, MariadbGtidSet, MysqlGtidSet
+from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.login import explain, log_in
 from lanecache.ingest.protocol import BinlogProtocol, Block
 from lanecache.ingest.refusal import refusal
@@ -94,7 +95,7 @@ async def open_dump(
     heartbeat_s: float = 5.0,
     deadline_s: float | None = None,
     connect_timeout_s: float = 10.0,
-    event_bytes_max: int = 2**30,
+    event_bytes_max: int = EVENT_BYTES_MAX,
     wait: bool = True,
 ) -> AsyncIterator[BinlogStream]:
     """Log in, register as a replica, and start the dump behind ``position``.

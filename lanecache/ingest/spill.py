@@ -37,6 +37,7 @@ _BUFFER_BYTES: Final = 16 * 1024
 # What a partition may take in memory while it is walked, keys, values and objects together.
 _PARTITION_MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
 _RECORD_OVERHEAD_BYTES: Final = 250
+_STEP_MASK: Final = 4096 - 1  # so many operations are added at a time
 
 # The record before its key and value: what it is, its part, its TTL, length of key and of value.
 _HEADER: Final = struct.Struct("<BIdII")
@@ -98,13 +99,20 @@ class SpilledOperations:
             LanecacheError: the disk is full or fails; only ``close`` has a meaning then.
             RuntimeError: ``finish`` was called before.
         """
+        for _ in self.appending(operations):
+            pass
+
+    def appending(self, operations: OperationSet) -> Iterator[None]:
+        """Add a part as ``append`` does, and come back after each few thousand operations."""
         if self._finished:
             raise RuntimeError("operations were appended to a finished spill")
         self._part += 1
         for prefix in operations.prefixes:
             self._cleared_at[prefix] = self._part
         part, add = self._part, self._store.add
-        for key, operation in operations.by_key.items():
+        for number, (key, operation) in enumerate(operations.by_key.items(), 1):
+            if not number & _STEP_MASK:
+                yield
             if isinstance(operation, Delete):
                 add(key, _DELETE, part, 0.0, b"")
                 continue

@@ -15,6 +15,7 @@ import msgspec
 from lanecache.errors import BinlogError
 from lanecache.ingest.cascades import Cascades
 from lanecache.ingest.completion import with_schema, with_unproven_schema
+from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.looks import Looks
 from lanecache.ingest.mapped_table import MappedTable
 from lanecache.ingest.table import parse_table_map
@@ -63,6 +64,8 @@ class Tables:
         mapping: TableMapping,
         cascades: Cascades | None = None,
         clock: Callable[[], float] | None = None,
+        *,
+        value_bytes_max: int = EVENT_BYTES_MAX,
     ) -> None:
         """Begin with nothing but the links between tables that are known already.
 
@@ -70,8 +73,10 @@ class Tables:
             mapping: the lanes.
             cascades: goes on from these; they are learnt further.
             clock: seconds, by which a schema that does not fit is asked for again.
+            value_bytes_max: what a compressed value may unpack to.
         """
         self._mapping = mapping
+        self._value_bytes_max = value_bytes_max
         self._cascades = cascades if cascades is not None else Cascades()
         self._cascades.begin()
         self.announced: set[bytes] = set()
@@ -168,7 +173,11 @@ class Tables:
         table = self._unproven.get(front) if not proven else None
         if table is None:
             table = MappedTable(
-                table_map, self._mapping, reason, self._cascades if watched else None
+                table_map,
+                self._mapping,
+                reason,
+                self._cascades if watched else None,
+                value_bytes_max=self._value_bytes_max,
             )
         # A lane's column that is not there may have its name by a DDL that is not in the binlog.
         fits = fits and not (asks and table.problems)

@@ -248,7 +248,7 @@ def uuid_text(data: bytes) -> str:
 _PACKED_LENGTH_MASK, _PACKED_RAW_DEFLATE = 0x07, 0x08
 
 
-def unpack_column(data: bytes) -> bytes:
+def unpack_column(data: bytes, bytes_max: int = 128 * 1024 * 1024) -> bytes:
     """Unpack a value of a COMPRESSED column of MariaDB.
 
     A byte with the method (high four bits: 0 stored, 8 zlib), whether zlib's own header is left out
@@ -256,7 +256,7 @@ def unpack_column(data: bytes) -> bytes:
     that (``Field_longstr::uncompress`` in MariaDB's ``sql/field.cc``).
 
     Raises:
-        ValueError: the value is damaged, or of another method.
+        ValueError: the value is damaged, of another method, or longer than ``bytes_max``.
     """
     if not data:
         return b""
@@ -267,6 +267,11 @@ def unpack_column(data: bytes) -> bytes:
         raise ValueError(f"a COMPRESSED column's value has the unknown method {method}")
     start = 1 + (data[0] & _PACKED_LENGTH_MASK)
     length = int.from_bytes(data[1:start], "big")
+    if length > bytes_max:
+        raise ValueError(
+            f"a COMPRESSED column's value unpacks to {length} bytes, above {bytes_max}"
+            " (limits.event_bytes_max)"
+        )
     unpacker = zlib.decompressobj(
         -zlib.MAX_WBITS if data[0] & _PACKED_RAW_DEFLATE else zlib.MAX_WBITS
     )

@@ -1,0 +1,138 @@
+"""The rows of a large or compressed event, decoded a piece at a time.
+
+What an event takes in memory, and how long it keeps the event loop, must not hang on how many rows
+somebody has put into how few bytes: a row of NULLs is a single byte, and MariaDB packs eight
+million of them into less than eight kilobytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from lanecache.errors import BinlogError
+
+if TYPE_CHECKING:
+    from lanecache.ingest.compressed import MariadbUnpacker
+    from lanecache.ingest.rows import PieceDecoder
+    from lanecache.row import Image
+
+PIECE_BYTES = 32 * 1024
+"""A piece holds the rows that begin in so many bytes: no more rows than that."""
+
+PIECE_ROWS = 2048
+"""So many rows are aimed at, by how long the last ones were."""
+
+
+class RowBytes(Protocol):
+    """The rows part of an event, as far as it is there: ``data[position:end]``."""
+
+    data: bytes
+    position: int
+    end: int
+    piece_bytes: int  # of the next piece
+
+    def more(self) -> bool:
+        """Have more behind ``end``, in a ``data`` of its own; false where nothing is left.
+
+        Raises:
+            BinlogError: what comes next cannot be unpacked.
+        """
+        ...
+
+
+class PlainRows:
+    """Rows that are all there."""
+
+    def __init__(self, data: bytes, start: int, end: int) -> None:
+        self.data = data
+        self.position = start
+        self.end = end
+        self.piece_bytes = PIECE_ROWS
+
+    def more(self) -> bool:
+        return False
+
+
+class PackedRows:
+    """Rows that MariaDB has compressed, unpacked as they are asked for.
+
+    Memory is a piece, or one row where that is larger.
+    """
+
+    def __init__(self, unpacker: MariadbUnpacker) -> None:
+        self.data = b""
+        self.position = 0
+        self.end = 0
+        self.piece_bytes = PIECE_ROWS
+        self._unpacker = unpacker
+
+    def more(self) -> bool:
+        left = self.data[self.position : self.end]
+        # As much again as is held: a long row is tried only a few times before it is whole.
+        unpacked = self._unpacker.read(max(PIECE_BYTES, len(left)))
+        if not unpacked:
+            return False
+        self.data = left + unpacked
+        self.position = 0
+        self.end = len(self.data)
+        return True
+
+
+class Piece:
+    """Rows of one piece: their images, and where they lie, so that others can read them too."""
+
+    __slots__ = ("careful", "data", "end", "images", "limit", "start")
+
+    def __init__(self, rows: RowBytes, limit: int, images: list[Image], *, careful: bool) -> None:
+        self.data = rows.data
+        self.start = rows.position
+        self.limit = limit
+        self.end = rows.end
+        self.images = images
+        self.careful = careful
+
+
+def next_piece(decoder: PieceDecoder, rows: RowBytes) -> Piece | None:
+    """Decode the next rows; ``None`` where there are no more.
+
+    Raises:
+        BinlogError: they cannot be read; nothing of what follows can be trusted.
+    """
+    while rows.position < rows.end or rows.more():
+        limit = min(rows.position + rows.piece_bytes, rows.end)
+        failure: Exception | None = None
+        for decode in (decoder.decode, decoder.decode_carefully):
+            if decode is None:
+                continue
+            images, position, failure = decode(rows.data, rows.position, limit, rows.end)
+            if images:
+                # A row that could not be read comes first the next time.
+                careful = decode is decoder.decode_carefully
+                piece = Piece(rows, position, images, careful=careful)
+                wanted = (position - rows.position) * PIECE_ROWS // len(images)
+                rows.piece_bytes = max(1, min(wanted, PIECE_BYTES))
+                rows.position = position
+                return piece
+        # Stepped over only: what has been read of a long value is not made anything of.
+        grown = False
+        while not _has_row(decoder, rows) and rows.more():
+            grown = True
+        if not grown or not _has_row(decoder, rows):
+            raise BinlogError(f"rows cannot be read: {failure}") from failure
+    return None
+
+
+def _has_row(decoder: PieceDecoder, rows: RowBytes) -> bool:
+    """Tell whether the next row is there to its end."""
+    _, _, failure = decoder.step_over(rows.data, rows.position, rows.position + 1, rows.end)
+    return failure is None
+
+
+def same_images(decoder: PieceDecoder, piece: Piece) -> list[Image] | None:
+    """Decode the rows of a piece by another decoder; ``None`` where it cannot read them all."""
+    for decode in (decoder.decode, decoder.decode_carefully):
+        if decode is not None:
+            images, position, _ = decode(piece.data, piece.start, piece.limit, piece.end)
+            if position == piece.limit:
+                return images
+    return None
