@@ -30,14 +30,14 @@ from lanecache.ingest.outputs import (
 from lanecache.ingest.reread import PartialRows
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
-from lanecache.ingest.tables import NamedTable, Place, Tables
+from lanecache.ingest.tables import Kept, NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
-    from lanecache.ingest.cascades import Cascades, Links, TableName
+    from lanecache.ingest.cascades import Links, TableName
     from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
     from lanecache.ingest.schema import SchemaReading
@@ -96,7 +96,7 @@ class Decoder:
         server_id: int = 0,
         counts: DecoderCounts | None = None,
         reread: bool = False,
-        cascades: Cascades | None = None,
+        kept: Kept | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Begin behind ``position``.
@@ -110,7 +110,7 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
-            cascades: goes on from the links between tables that an earlier one knew.
+            kept: goes on from what an earlier one knew of the tables.
             clock: seconds that never go back, by which a schema that does not fit is wanted again.
         """
         self.counts = counts if counts is not None else DecoderCounts()
@@ -120,7 +120,7 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping, cascades, clock)
+        self._tables = Tables(mapping, kept, clock)
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -231,6 +231,8 @@ class Decoder:
                 if wanted is not None:
                     yield SchemaWanted(wanted)
                     self._tables.announce(body, mariadb=self._mariadb, place=place, asked=True)
+                if self._tables.reshaped is not None:
+                    self._clear_reshaped(self._tables.reshaped)
             elif kind == b.ROTATE:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
@@ -402,6 +404,13 @@ class Decoder:
         )
         self.counts.rows += rows
         for problem in problems:
+            self._invalidated(problem)
+
+    def _clear_reshaped(self, table: MappedTable) -> None:
+        """Clear a table whose columns are others than before: what is cached has the old ones."""
+        self._tables.reshaped = None
+        reason = "its columns were changed by a statement that is not in the binlog"
+        for problem in table.clear(reason, self._effect.operations):
             self._invalidated(problem)
 
     def _unpack(self, data: bytes) -> bytes:

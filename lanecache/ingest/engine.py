@@ -28,7 +28,6 @@ from lanecache.errors import (
 )
 from lanecache.ingest.address import parse_source_url
 from lanecache.ingest.attempts import Attempts
-from lanecache.ingest.cascades import Cascades
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
@@ -48,7 +47,7 @@ from lanecache.ingest.rereader import Rereader
 from lanecache.ingest.row_query import SESSION
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
-from lanecache.ingest.tables import NamedTable
+from lanecache.ingest.tables import Kept, NamedTable
 from lanecache.operation import Checkpoint, OperationSet, Position
 from lanecache.row import Problem
 from lanecache.statistics import LinkState, SourceStatistics
@@ -119,7 +118,7 @@ class Ingest:
         self._started = anyio.Event()
         self._rereads = Rereads()
         self._rereader: Rereader | None = None
-        self._cascades = Cascades()
+        self._kept = Kept()
         # For statistics.
         self._facts: ServerFacts | None = None
         self._stream: BinlogStream | FileStream | None = None
@@ -331,7 +330,7 @@ class Ingest:
                 server_id=facts.server_id,
                 counts=self._counts,
                 reread=isinstance(self.server, Server),
-                cascades=self._cascades,
+                kept=self._kept,
                 clock=anyio.current_time,
             )
             await self._provide_schemas(decoder, facts)

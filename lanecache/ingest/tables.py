@@ -17,7 +17,7 @@ from lanecache.ingest.cascades import Cascades
 from lanecache.ingest.completion import with_schema, with_unproven_schema
 from lanecache.ingest.looks import Looks
 from lanecache.ingest.mapped_table import MappedTable
-from lanecache.ingest.table import parse_table_map
+from lanecache.ingest.table import TableMap, parse_table_map, same_shape
 
 if TYPE_CHECKING:
     from lanecache.ingest.cascades import LinkChanges, Links, TableName
@@ -55,25 +55,34 @@ class Place(msgspec.Struct, frozen=True):
         return self.position.covers(schema.position)
 
 
+class Kept(msgspec.Struct, eq=False):
+    """What is known of tables beyond one connection: their links, and their last shapes."""
+
+    cascades: Cascades = msgspec.field(default_factory=Cascades)
+    shapes: dict[NamedTable, tuple[bytes, TableMap]] = msgspec.field(default_factory=dict)
+
+
 class Tables:
     """What is known of the stream's tables at this point of it."""
 
     def __init__(
         self,
         mapping: TableMapping,
-        cascades: Cascades | None = None,
+        kept: Kept | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """Begin with nothing but the links between tables that are known already.
+        """Begin at a place of the stream.
 
         Args:
             mapping: the lanes.
-            cascades: goes on from these; they are learnt further.
+            kept: goes on from what an earlier connection knew.
             clock: seconds, by which a schema that does not fit is asked for again.
         """
         self._mapping = mapping
-        self._cascades = cascades if cascades is not None else Cascades()
+        kept = kept if kept is not None else Kept()
+        self._cascades = kept.cascades
         self._cascades.begin()
+        self._shapes = kept.shapes  # as the last table map had them
         self.announced: set[bytes] = set()
         """Bodies of TABLE_MAP events that say what is known: ``announce`` can be left out."""
         self._by_id: dict[bytes, MappedTable | None] = {}
@@ -82,6 +91,8 @@ class Tables:
         self._schemas: dict[NamedTable, SchemaReading | None] = {}
         self._misfits: set[bytes] = set()  # of ``_by_map``: to be judged by another schema
         self._looks = Looks(clock)
+        self.reshaped: MappedTable | None = None
+        """A table whose shape changed though no statement said so; for the caller to take."""
 
     def get(self, table_id: bytes) -> MappedTable | None:
         """Give the table of a rows event's id, or ``None`` if no lane wants it.
@@ -115,6 +126,7 @@ class Tables:
         front = body[_TABLE_MAP_FRONT_BYTES:]
         known = self._by_map.get(front)
         if known is not None:
+            self._compare(known, front, mariadb=mariadb)
             if front not in self._misfits:
                 self._announced(table_id, known, body)
                 return None
@@ -170,6 +182,7 @@ class Tables:
             table = MappedTable(
                 table_map, self._mapping, reason, self._cascades if watched else None
             )
+        self._compare(table, front, mariadb=mariadb)
         # A lane's column that is not there may have its name by a DDL that is not in the binlog.
         fits = fits and not (asks and table.problems)
         if not fits and not asked and self._looks.due(name):
@@ -188,6 +201,20 @@ class Tables:
             self._misfits.add(front)
             self._passing(table_id, table)
         return None
+
+    def _compare(self, table: MappedTable, front: bytes, *, mariadb: bool) -> None:
+        """See whether a table's shape is still that of its last table map.
+
+        A DDL with ``sql_log_bin = 0`` changes what SELECT gives of every row, without a word.
+        """
+        name = NamedTable(table.schema, table.table)
+        last = self._shapes.get(name)
+        if last is not None and last[0] == front:
+            return
+        table_map = parse_table_map(front, mariadb=mariadb)
+        self._shapes[name] = (front, table_map)
+        if last is not None and not same_shape(last[1], table_map):
+            self.reshaped = table
 
     def _passing(self, table_id: bytes, table: MappedTable) -> None:
         """Take note of what an id stands for, to be judged anew at its next table map."""
@@ -244,6 +271,11 @@ class Tables:
         wanted = None if names is None else {NamedTable(*name) for name in names}
         self.announced.clear()
         self._unproven.clear()
+        if wanted is None:
+            self._shapes.clear()
+        else:
+            for name in wanted:
+                self._shapes.pop(name, None)
         for name in list(self._schemas):
             if wanted is None or name in wanted:
                 self._looks.forget(name)
