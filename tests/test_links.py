@@ -134,7 +134,7 @@ def test_a_merge_table_is_read_from_its_definition() -> None:
 
 def test_what_ended_before_the_catalogue_was_read_clears_where_it_ends() -> None:
     cascades = Cascades()
-    assert cascades.learn(Links((FURTHER,), position=position(100))) == (True, [])
+    assert cascades.learn(Links((FURTHER,), position=position(100)), position(4)) == (True, [])
     ends = LinkChanges(weakened=frozenset({CHILD}))
     assert cascades.follow(ends, position(50)) == (False, [CHILD, GRANDCHILD])
     # From where the catalogue was read on, no key is unknown.
@@ -146,7 +146,8 @@ def test_what_ended_before_the_catalogue_was_read_clears_where_it_ends() -> None
 def test_a_renamed_parent_s_children_are_known_under_its_new_name_only() -> None:
     cascades = Cascades()
     new = ("shop", "p2")
-    cascades.learn(Links((ForeignKey(CHILD, new, "id", True, False),), position=position(100)))
+    key = ForeignKey(CHILD, new, "id", True, False)
+    cascades.learn(Links((key,), position=position(100)), position(4))
     renamed = LinkChanges(renamed=((P, new),))
     assert cascades.follow(renamed, position(50)) == (False, [CHILD])
     assert cascades.reached_by_delete(P) == []
@@ -157,13 +158,27 @@ def test_a_renamed_parent_s_children_are_known_under_its_new_name_only() -> None
 
 def test_a_key_that_comes_to_light_late_tells_what_it_may_have_changed() -> None:
     cascades = Cascades()
-    cascades.learn(Links(position=position(1)))
+    cascades.learn(Links(position=position(1)), position(1))
     cascades.follow(LinkChanges(foreign_keys=frozenset({FURTHER})), position(2))
-    assert cascades.learn(Links((FURTHER, CASCADE), position=position(3))) == (
+    both = (FURTHER, CASCADE)
+    assert cascades.learn(Links(both, position=position(3)), position(3)) == (
         True,
         [CHILD, GRANDCHILD],
     )
-    assert cascades.learn(Links((FURTHER, CASCADE), position=position(4))) == (False, [])
+    assert cascades.learn(Links(both, position=position(4)), position(4)) == (False, [])
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_key_that_the_stream_may_still_come_to_is_no_secret_yet(said: bool) -> None:
+    cascades = Cascades()
+    cascades.learn(Links(position=position(1)), position(1))
+    assert cascades.learn(Links((CASCADE,), position=position(9)), position(2)) == (True, [])
+    assert cascades.watches(P)
+    if said:
+        cascades.follow(LinkChanges(foreign_keys=frozenset({CASCADE})), position(5))
+    assert cascades.follow(LinkChanges(), position(8)) == (False, [])
+    assert cascades.follow(LinkChanges(), position(9)) == (False, [] if said else [CHILD])
+    assert cascades.learn(Links(position=position(10)), position(10)) == (False, [])
 
 
 def test_links_of_a_dropped_table_are_forgotten_and_names_are_compared_without_case() -> None:
@@ -180,7 +195,7 @@ def test_links_of_a_dropped_table_are_forgotten_and_names_are_compared_without_c
 
 def test_where_the_server_logs_cascades_nothing_is_watched() -> None:
     cascades = Cascades()
-    cascades.learn(Links(position=position(1), cascades_logged=True))
+    cascades.learn(Links(position=position(1), cascades_logged=True), position(1))
     changes = LinkChanges(foreign_keys=frozenset({CASCADE}), weakened=frozenset({CHILD}))
     assert cascades.follow(changes, position(0)) == (True, [])
     assert not cascades.watches(P)

@@ -160,7 +160,7 @@ class Decoder:
         Gives the tables that a link which was not known may have changed before: their keys have
         to be cleared where the last transaction ended.
         """
-        return self._tables.learn_links(links)
+        return self._tables.learn_links(links, self._ends_at)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.

@@ -232,6 +232,7 @@ class Ingest:
             for table in (merge.member, merge.table):
                 if self._mapping.wants(*table):
                     what, remedy = explain_merge(merges, table)
+                    await self.server.close()
                     raise SourceError(f"{what}; {remedy}")
 
     async def _begin(self, checkpoints: Mapping[str, Checkpoint | None]) -> Position:

@@ -235,12 +235,12 @@ class Tables:
         self._schemas[name] = schema
         self._looks.looked(name)
 
-    def learn_links(self, links: Links) -> list[TableName]:
-        """Take the links between tables that the catalogue has.
+    def learn_links(self, links: Links, at: Position) -> list[TableName]:
+        """Take the links between tables that the catalogue has, with the stream behind ``at``.
 
         Gives the tables that a link which was not known may have changed until here.
         """
-        learnt, missed = self._cascades.learn(links)
+        learnt, missed = self._cascades.learn(links, at)
         if learnt:
             self._forget_shapes()
         return missed
