@@ -337,6 +337,7 @@ class Decoder:
 
     def _hand_on_part(self) -> Overflow:
         effect = self._effect
+        self._prepared.touched(effect.operations)
         part = Overflow(effect.operations)
         effect.operations = self._nothing()
         effect.overflowed = True
@@ -349,7 +350,8 @@ class Decoder:
         self._effect = Effect(self._nothing(), effect.partial)
         return effect
 
-    def _commit(self, timestamp: int) -> Committed:
+    def _commit(self, timestamp: int, *, touches: bool = True) -> Committed:
+        """End a transaction; it ``touches`` what prepared ones hold, unless it is part of one."""
         start = self._start
         committed_at = float(timestamp)
         if start is not None:
@@ -364,6 +366,8 @@ class Decoder:
                         offset=self._offset,
                     ) from error
         effect = self._take_effect()
+        if touches and self._prepared:
+            self._prepared.touched(effect.operations)
         partial = effect.settle()
         # Positional arguments here and below: this is run for each transaction.
         position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
@@ -396,6 +400,8 @@ class Decoder:
             start += data[start] | data[start + 1] << 8
         unpack = self._unpack if event in _ROWS_COMPRESSED else None
         effect = self._effect
+        if table.plain:
+            effect.plain = True
         if table.cascades is not None:
             for problem in table.cascade(kind, data, start, stop, effect.operations, unpack=unpack):
                 self._invalidated(problem)
@@ -428,12 +434,16 @@ class Decoder:
         if effect.overflowed or held_bytes > self._transaction_bytes_max:
             if effect.overflowed:
                 yield Discarded()
-            effect = Effect(self._nothing())
+            effect = Effect(self._nothing(), plain=effect.plain)
             reason = "a prepared XA transaction is above limits.transaction_bytes_max"
             for prefix in self._mapping.clear_all(effect.operations):
                 self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+        if effect.plain:
+            # Rows of such tables are there already, and stay, whatever the outcome.
+            self._effect.operations = effect.deletions()
+            self._prepared.touched(self._effect.operations)
         self._prepared.hold(prepare.xid, effect, self._ends_at)
-        yield self._commit(timestamp)
+        yield self._commit(timestamp, touches=False)
 
     def _decide(self, kind: StatementKind, xid: str, timestamp: int) -> Committed:
         """Apply what an XA transaction held, at XA COMMIT; at XA ROLLBACK, delete its keys.

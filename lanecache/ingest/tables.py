@@ -180,7 +180,11 @@ class Tables:
         table = self._unproven.get(front) if not proven else None
         if table is None:
             table = MappedTable(
-                table_map, self._mapping, reason, self._cascades if watched else None
+                table_map,
+                self._mapping,
+                reason,
+                self._cascades if watched else None,
+                plain=self._cascades.is_plain((name.schema, name.table)),
             )
         self._compare(table, front, mariadb=mariadb)
         # A lane's column that is not there may have its name by a DDL that is not in the binlog.
@@ -293,7 +297,7 @@ class Tables:
                 del self._unproven[front]
 
     def _forget_shapes(self) -> None:
-        """Forget which tables are watched, and for which of their columns."""
+        """Forget which tables are watched, for which of their columns, and which are plain."""
         self.announced.clear()
         self._by_map.clear()
         self._unproven.clear()
