@@ -16,6 +16,7 @@ from lanecache.ingest.merges import explain_merge
 from lanecache.ingest.schema import table_shape
 from lanecache.ingest.server import Server
 from lanecache.lanes.mapping import AnyLane, Lanes, lanes_of
+from lanecache.operation import Position
 from lanecache.sinks.make import check_sink, make_sink
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
     """Warn of lanes whose tables foreign keys change without a word in the binlog."""
     keys = list(keys)
     cascades = Cascades()
-    cascades.learn(Links(tuple(keys)))
+    cascades.learn(Links(tuple(keys)), Position(None))
     parents: dict[str, set[str]] = {}
     for parent in {key.parent for key in keys}:
         reached = [*cascades.reached_by_delete(parent), *cascades.reached_by_update(parent)]

@@ -11,6 +11,7 @@ from lanecache.config import LaneConfig
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
+from lanecache.ingest.cascades import Links
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.framing import Block
 from lanecache.ingest.outputs import Committed, Discarded, ForeignKeysWanted, Overflow, SchemaWanted
@@ -481,6 +482,39 @@ def test_what_a_rolled_back_xa_transaction_touched_is_forgotten(mariadb: bool) -
     assert operations(prepared) == []
     assert operations(decided) == [Delete("product:1"), Delete("product:2")]
     assert decided.position.resume is None
+
+
+@pytest.mark.parametrize("what", ["COMMIT", "ROLLBACK"])
+def test_rows_of_an_engine_without_transactions_count_before_the_outcome(
+    mariadb: bool, what: str
+) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    reading = Reading(mariadb=mariadb)
+    reading.decoder.learn_links(Links(plain=frozenset({("shop", "product")})))
+    _xa_begin(builder)
+    builder.rows("write", (1, "a"))
+    _prepared(builder)
+    _outcome(builder, what)
+    prepared, decided = reading.feed(builder)
+    assert operations(prepared) == [Delete("product:1")]
+    assert operations(decided) == (
+        [json_set(1, "a")] if what == "COMMIT" else [Delete("product:1")]
+    )
+
+
+def test_what_others_wrote_since_an_xa_transaction_was_prepared_is_not_overwritten(
+    mariadb: bool,
+) -> None:
+    """Its row was not locked, so it is of an engine without transactions, and the older one."""
+    builder = BinlogBuilder(mariadb=mariadb)
+    _xa_begin(builder)
+    builder.rows("write", (1, "a"), (2, "a"))
+    _prepared(builder)
+    builder.transaction(("update", [(1, "a"), (1, "newer")]))
+    _outcome(builder, "COMMIT")
+    _, newer, decided = Reading(mariadb=mariadb).feed(builder)
+    assert operations(newer) == [json_set(1, "newer")]
+    assert operations(decided) == [Delete("product:1"), json_set(2, "a")]
 
 
 @pytest.mark.parametrize("what", ["COMMIT", "ROLLBACK"])

@@ -71,13 +71,15 @@ class Links(msgspec.Struct, frozen=True):
     """The links that the catalogue has now.
 
     All of them were there at ``position``, where the binlog ended just after the reading; ``None``
-    where that is not known. ``cascades_logged``: what foreign keys do is in the binlog.
+    where that is not known. ``cascades_logged``: what foreign keys do is in the binlog. ``plain``
+    are the tables of engines without transactions.
     """
 
     foreign_keys: tuple[ForeignKey, ...] = ()
     merges: tuple[Merge, ...] = ()
     position: Position | None = None
     cascades_logged: bool = False
+    plain: frozenset[TableName] = frozenset()
 
 
 class LinkChanges(msgspec.Struct, frozen=True):
@@ -157,8 +159,11 @@ class Cascades:
         self._merges: set[Merge] = set()
         self._merged: dict[TableName, set[TableName]] = {}
         self._logged = False
+        self._plain: frozenset[TableName] = frozenset()
         self._known_from: Position | None = None  # from here on, no link is unknown
         self._was_read = False
+        # Links of the catalogue that no statement made yet, and where it was read.
+        self._unsaid: list[tuple[Position, set[ForeignKey | Merge]]] = []
 
     def __bool__(self) -> bool:
         return bool(self._by_parent or self._merged)
@@ -167,46 +172,69 @@ class Cascades:
         """Begin to read the stream at another place: what was known is no longer all of it."""
         self._known_from = None
 
-    def learn(self, links: Links) -> tuple[bool, list[TableName]]:
-        """Take a reading of the catalogue.
+    def learn(self, links: Links, at: Position) -> tuple[bool, list[TableName]]:
+        """Take a reading of the catalogue, with the stream at a place.
 
-        Gives whether it had a link that was not known; and, but for the first reading, the tables
-        that such a link may have changed unseen, at a place that the stream may have passed.
+        Gives whether it had something that was not known; and the tables that such links may have
+        changed unseen. Those of the first reading did so before the stream, those that the stream
+        may still come to are left until it has passed the reading and said nothing of them.
         """
-        changed = self._logged != links.cascades_logged
-        self._logged = links.cascades_logged
-        new = {key.child for key in links.foreign_keys if self._add(key)}
-        merged = {
-            table for merge in links.merges if self._merge(merge) for table in _tables_of(merge)
+        changed = (self._logged, self._plain) != (links.cascades_logged, links.plain)
+        self._logged, self._plain = links.cascades_logged, links.plain
+        new: set[ForeignKey | Merge] = {
+            _folded_key(key) for key in links.foreign_keys if self._add(key)
         }
-        missed = self._reached(new) | merged if self._was_read else set()
+        new |= {merge for merge in links.merges if self._merge(merge)}
+        if self._was_read and new:
+            self._unsaid.append((links.position or at, new))
         if self._known_from is None:
             self._known_from = links.position
         self._was_read = True
-        return changed or bool(new or merged), _spelled(missed)
+        return changed or bool(new), _spelled(self._passed(at))
 
     def follow(self, changes: LinkChanges, at: Position) -> tuple[bool, list[TableName]]:
         """Take what a statement that stands behind ``at`` does to the links.
 
         Gives whether a link was learnt, and the tables that one may have changed unseen until here.
         """
-        missed: set[TableName] = set()
+        missed = self._passed(at)
         if self._known_from is None or not at.covers(self._known_from):
-            missed = self._missed(changes)
+            missed |= self._missed(changes)
         self._forget(changes)
-        learnt = [self._add(key) for key in changes.foreign_keys]
-        learnt += [self._merge(merge) for merge in changes.merges]
+        keys, merges = set(changes.foreign_keys), set(changes.merges)
+        learnt = [self._add(key) for key in keys] + [self._merge(merge) for merge in merges]
         for old, new in changes.renamed:
-            learnt.append(self._carry(old, new))
+            learnt.append(self._carry(old, new, keys, merges))
+        said = {*map(_folded_key, keys), *merges}
+        for _, unsaid in self._unsaid:
+            unsaid -= said
         if changes.doubtful:
             # A link may have come that is gone before the catalogue is read.
             self._known_from = None
         return any(learnt), _spelled(missed)
 
+    def _passed(self, at: Position) -> set[TableName]:
+        """Find what links may have changed of which the stream should have spoken by now."""
+        passed = [unsaid for place, unsaid in self._unsaid if at.covers(place)]
+        if not passed:
+            return set()
+        self._unsaid = [each for each in self._unsaid if not at.covers(each[0])]
+        found: set[TableName] = set()
+        for link in set().union(*passed):
+            if isinstance(link, Merge):
+                found |= {link.table, link.member}
+            elif link in self._keys:
+                found |= self._reached({self._keys[link].child})
+        return found
+
     def watches(self, table: TableName) -> bool:
         """Tell whether a change of the table may change another."""
         name = _folded(table)
         return name in self._merged or (not self._logged and name in self._by_parent)
+
+    def is_plain(self, table: TableName) -> bool:
+        """Tell whether the table's engine has no transactions, so that nothing undoes a change."""
+        return table in self._plain
 
     def columns(self, parent: TableName) -> frozenset[str]:
         """Give the parent's columns whose change cascades, in lower case."""
@@ -259,14 +287,8 @@ class Cascades:
         return missed
 
     def _add(self, key: ForeignKey) -> bool:
-        folded = msgspec.structs.replace(
-            key,
-            child=_folded(key.child),
-            parent=_folded(key.parent),
-            parent_column=key.parent_column.lower(),
-        )
-        known = self._keys.get(folded)
-        if known is not None:
+        folded = _folded_key(key)
+        if folded in self._keys:
             return False
         self._keys[folded] = key
         self._by_parent.setdefault(folded.parent, []).append(key)
@@ -300,19 +322,23 @@ class Cascades:
             for merge in kept:
                 self._merge(merge)
 
-    def _carry(self, old: TableName, new: TableName) -> bool:
-        """Let what is linked to a table be linked to its new name as well."""
+    def _carry(
+        self, old: TableName, new: TableName, keys: set[ForeignKey], merges: set[Merge]
+    ) -> bool:
+        """Let what is linked to a table be linked to its new name as well; note these links."""
         was = _folded(old)
         learnt = False
         for key in list(self._keys.values()):
             if was in (_folded(key.child), _folded(key.parent)):
                 child = new if _folded(key.child) == was else key.child
                 parent = new if _folded(key.parent) == was else key.parent
+                keys.add(msgspec.structs.replace(key, child=child, parent=parent))
                 learnt |= self._add(msgspec.structs.replace(key, child=child, parent=parent))
         for merge in list(self._merges):
             if was in (_folded(merge.table), _folded(merge.member)):
                 table = new if _folded(merge.table) == was else merge.table
                 member = new if _folded(merge.member) == was else merge.member
+                merges.add(Merge(table, member))
                 learnt |= self._merge(Merge(table, member))
         return learnt
 
@@ -325,12 +351,17 @@ class Cascades:
         return True
 
 
-def _tables_of(merge: Merge) -> tuple[TableName, TableName]:
-    return merge.table, merge.member
-
-
 def _folded(table: TableName) -> TableName:
     return table[0].lower(), table[1].lower()
+
+
+def _folded_key(key: ForeignKey) -> ForeignKey:
+    return msgspec.structs.replace(
+        key,
+        child=_folded(key.child),
+        parent=_folded(key.parent),
+        parent_column=key.parent_column.lower(),
+    )
 
 
 def _spelled(tables: Iterable[TableName]) -> list[TableName]:

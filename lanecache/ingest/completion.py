@@ -129,14 +129,17 @@ def with_unproven_schema(table_map: TableMap, completed: TableMap) -> TableMap:
     """Take from a schema that may be another one than that of the event what has to be feared.
 
     A DECIMAL that is ZEROFILL in it cannot be given. One that is not was none, or becomes none by
-    a later DDL, which clears the table's keys.
+    a later DDL, which clears the table's keys; and so does one by which a column is hidden, or not
+    any more.
     """
     return msgspec.structs.replace(
         table_map,
         columns=tuple(
-            msgspec.structs.replace(column, sql_type=t.UNPROVEN_ZEROFILL)
-            if known.sql_type == t.ZEROFILL
-            else column
+            msgspec.structs.replace(
+                column,
+                hidden=known.hidden,
+                sql_type=t.UNPROVEN_ZEROFILL if known.sql_type == t.ZEROFILL else column.sql_type,
+            )
             for column, known in zip(table_map.columns, completed.columns, strict=True)
         ),
     )

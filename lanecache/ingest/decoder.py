@@ -34,14 +34,14 @@ from lanecache.ingest.reread import PartialRows
 from lanecache.ingest.row_pieces import PIECE_BYTES
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
-from lanecache.ingest.tables import NamedTable, Place, Tables
+from lanecache.ingest.tables import Kept, NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
-    from lanecache.ingest.cascades import Cascades, Links, TableName
+    from lanecache.ingest.cascades import Links, TableName
     from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
     from lanecache.ingest.schema import SchemaReading
@@ -102,7 +102,7 @@ class Decoder:
         server_id: int = 0,
         counts: DecoderCounts | None = None,
         reread: bool = False,
-        cascades: Cascades | None = None,
+        kept: Kept | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Begin behind ``position``.
@@ -116,7 +116,7 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
-            cascades: goes on from the links between tables that an earlier one knew.
+            kept: goes on from what an earlier one knew of the tables.
             clock: seconds that never go back, by which a schema that does not fit is wanted again.
         """
         self.counts = counts if counts is not None else DecoderCounts()
@@ -126,7 +126,7 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping, cascades, clock, value_bytes_max=event_bytes_max)
+        self._tables = Tables(mapping, kept, clock, value_bytes_max=event_bytes_max)
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -181,7 +181,7 @@ class Decoder:
         Gives the tables that a link which was not known may have changed before: their keys have
         to be cleared where the last transaction ended.
         """
-        return self._tables.learn_links(links)
+        return self._tables.learn_links(links, self._ends_at)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.
@@ -263,6 +263,8 @@ class Decoder:
                 if wanted is not None:
                     yield SchemaWanted(wanted)
                     self._tables.announce(body, mariadb=self._mariadb, place=place, asked=True)
+                if self._tables.reshaped is not None:
+                    self._clear_reshaped(self._tables.reshaped)
             elif kind == b.ROTATE:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
@@ -394,6 +396,7 @@ class Decoder:
 
     def _hand_on_part(self) -> Overflow:
         effect = self._effect
+        self._prepared.touched(effect.operations)
         part = Overflow(effect.operations)
         effect.operations = self._nothing()
         effect.overflowed = True
@@ -406,7 +409,8 @@ class Decoder:
         self._effect = Effect(self._nothing(), effect.partial)
         return effect
 
-    def _commit(self, timestamp: int) -> Committed:
+    def _commit(self, timestamp: int, *, touches: bool = True) -> Committed:
+        """End a transaction; it ``touches`` what prepared ones hold, unless it is part of one."""
         start = self._start
         committed_at = float(timestamp)
         if start is not None:
@@ -421,6 +425,8 @@ class Decoder:
                         offset=self._offset,
                     ) from error
         effect = self._take_effect()
+        if touches and self._prepared:
+            self._prepared.touched(effect.operations)
         partial = effect.settle()
         # Positional arguments here and below: this is run for each transaction.
         position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
@@ -448,6 +454,8 @@ class Decoder:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
         effect = self._effect
+        if table.plain:
+            effect.plain = True
         if table.cascades is not None:
             for problem in table.cascade(kind, data, start, stop, effect.operations):
                 self._invalidated(problem)
@@ -469,6 +477,8 @@ class Decoder:
         start += _ROWS_FRONT_BYTES
         if event in _ROWS_V2:
             start += data[start] | data[start + 1] << 8
+        if table.plain:
+            self._effect.plain = True
         rows_event = RowsEvent(
             kind, data, start, stop, event in _ROWS_COMPRESSED, self._event_bytes_max
         )
@@ -498,6 +508,13 @@ class Decoder:
             offset=self._offset,
         )
 
+    def _clear_reshaped(self, table: MappedTable) -> None:
+        """Clear a table whose columns are others than before: what is cached has the old ones."""
+        self._tables.reshaped = None
+        reason = "its columns were changed by a statement that is not in the binlog"
+        for problem in table.clear(reason, self._effect.operations):
+            self._invalidated(problem)
+
     def _prepare(self, prepare: XaPrepare, timestamp: int) -> Iterator[Output]:
         """Hold an XA transaction until its outcome is known."""
         if prepare.one_phase:
@@ -510,12 +527,16 @@ class Decoder:
         if effect.overflowed or held_bytes > self._transaction_bytes_max:
             if effect.overflowed:
                 yield Discarded()
-            effect = Effect(self._nothing())
+            effect = Effect(self._nothing(), plain=effect.plain)
             reason = "a prepared XA transaction is above limits.transaction_bytes_max"
             for prefix in self._mapping.clear_all(effect.operations):
                 self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+        if effect.plain:
+            # Rows of such tables are there already, and stay, whatever the outcome.
+            self._effect.operations = effect.deletions()
+            self._prepared.touched(self._effect.operations)
         self._prepared.hold(prepare.xid, effect, self._ends_at)
-        yield self._commit(timestamp)
+        yield self._commit(timestamp, touches=False)
 
     def _decide(self, kind: StatementKind, xid: str, timestamp: int) -> Committed:
         """Apply what an XA transaction held, at XA COMMIT; at XA ROLLBACK, delete its keys.

@@ -32,7 +32,6 @@ from lanecache.errors import (
 from lanecache.ingest.address import parse_source_url, unverified
 from lanecache.ingest.attempts import Attempts
 from lanecache.ingest.binlog import only_heartbeats
-from lanecache.ingest.cascades import Cascades
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
@@ -53,7 +52,7 @@ from lanecache.ingest.rereader import Rereader
 from lanecache.ingest.row_query import SESSION
 from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
-from lanecache.ingest.tables import NamedTable
+from lanecache.ingest.tables import Kept, NamedTable
 from lanecache.ingest.vouching import EndProbe, Vouching, interval_s
 from lanecache.operation import Checkpoint, OperationSet, Position
 from lanecache.row import Problem
@@ -131,7 +130,7 @@ class Ingest:
         self._started = anyio.Event()
         self._rereads = Rereads()
         self._rereader: Rereader | None = None
-        self._cascades = Cascades()
+        self._kept = Kept()
         self.vouching: Vouching | None = None
         """Is kept up to date where whoever has made the engine has set it."""
         # For statistics.
@@ -267,6 +266,7 @@ class Ingest:
             for table in (merge.member, merge.table):
                 if self._mapping.wants(*table):
                     what, remedy = explain_merge(merges, table)
+                    await self.server.close()
                     raise SourceError(f"{what}; {remedy}")
 
     async def _begin(self, checkpoints: Mapping[str, Checkpoint | None]) -> Position:
@@ -370,7 +370,7 @@ class Ingest:
                 server_id=facts.server_id,
                 counts=self._counts,
                 reread=isinstance(self.server, Server),
-                cascades=self._cascades,
+                kept=self._kept,
                 clock=anyio.current_time,
             )
             if self._admit is not None:

@@ -31,7 +31,12 @@ from lanecache.ingest.cascades import (
 )
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
 from lanecache.ingest.login import explain, log_in
-from lanecache.ingest.merges import ELSEWHERE_QUERY, MERGES_QUERY, parse_members
+from lanecache.ingest.merges import (
+    ELSEWHERE_QUERY,
+    MERGE_ENGINE,
+    PLAIN_TABLES_QUERY,
+    parse_members,
+)
 from lanecache.ingest.schema import (
     COLUMNS_QUERY,
     PRIMARY_KEY_QUERY,
@@ -375,7 +380,8 @@ class Server:
     async def links(self) -> Links:
         """Read how tables change one another, as far as the user sees; see ``Links``."""
         facts = await self._known_facts()
-        keys, merges = await self.foreign_keys(), await self.merges()
+        keys, plain = await self.foreign_keys(), await self._plain_tables()
+        merges = await self._merges_of(plain)
         try:
             position = await self.position()
         except SourceUnavailable:
@@ -383,7 +389,7 @@ class Server:
         except SourceError:
             # The user may not see it: then no place is known from which on these are all.
             position = None
-        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged)
+        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged, frozenset(plain))
 
     async def foreign_keys(self) -> list[ForeignKey]:
         """Read the foreign keys whose cascades the binlog does not hold, as far as the user sees.
@@ -407,10 +413,20 @@ class Server:
 
         It sees those of MERGE tables that it may SELECT from.
         """
+        return await self._merges_of(await self._plain_tables())
+
+    async def _plain_tables(self) -> dict[TableName, str]:
+        """Read the tables of engines without transactions, and their engines in upper case."""
+        rows = await self.query(PLAIN_TABLES_QUERY)
+        return {
+            (text_of(row["s"]), text_of(row["t"])): text_of(row["engine"]).upper() for row in rows
+        }
+
+    async def _merges_of(self, plain: Mapping[TableName, str]) -> list[Merge]:
         merges: list[Merge] = []
-        for row in await self.query(MERGES_QUERY):
-            table = (text_of(row["s"]), text_of(row["t"]))
-            merges += parse_members(table, await self._create_table(table))
+        for table, engine in plain.items():
+            if engine == MERGE_ENGINE:
+                merges += parse_members(table, await self._create_table(table))
         return merges
 
     async def tables_elsewhere(self) -> dict[TableName, str]:

@@ -114,6 +114,24 @@ class TableMap(msgspec.Struct, frozen=True):
         return bool(self.perhaps_hidden) or any(column.sql_type == "" for column in self.columns)
 
 
+def same_shape(one: TableMap, other: TableMap) -> bool:
+    """Tell whether two maps of a table have the same columns, as far as both of them say."""
+    return len(one.columns) == len(other.columns) and all(
+        (a.type, a.nullable, a.length, a.precision, a.scale, a.bits)
+        == (b.type, b.nullable, b.length, b.precision, b.scale, b.bits)
+        and all(
+            mine is None or theirs is None or mine == theirs
+            for mine, theirs in (
+                (a.name, b.name),
+                (a.unsigned, b.unsigned),
+                (a.charset, b.charset),
+                (a.labels, b.labels),
+            )
+        )
+        for a, b in zip(one.columns, other.columns, strict=True)
+    )
+
+
 def parse_table_map(body: bytes, *, mariadb: bool) -> TableMap:
     """Parse the body of a TABLE_MAP event behind its table id and flags.
 

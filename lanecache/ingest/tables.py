@@ -18,7 +18,7 @@ from lanecache.ingest.completion import with_schema, with_unproven_schema
 from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.looks import Looks
 from lanecache.ingest.mapped_table import MappedTable
-from lanecache.ingest.table import parse_table_map
+from lanecache.ingest.table import TableMap, parse_table_map, same_shape
 
 if TYPE_CHECKING:
     from lanecache.ingest.cascades import LinkChanges, Links, TableName
@@ -56,29 +56,38 @@ class Place(msgspec.Struct, frozen=True):
         return self.position.covers(schema.position)
 
 
+class Kept(msgspec.Struct, eq=False):
+    """What is known of tables beyond one connection: their links, and their last shapes."""
+
+    cascades: Cascades = msgspec.field(default_factory=Cascades)
+    shapes: dict[NamedTable, tuple[bytes, TableMap]] = msgspec.field(default_factory=dict)
+
+
 class Tables:
     """What is known of the stream's tables at this point of it."""
 
     def __init__(
         self,
         mapping: TableMapping,
-        cascades: Cascades | None = None,
+        kept: Kept | None = None,
         clock: Callable[[], float] | None = None,
         *,
         value_bytes_max: int = EVENT_BYTES_MAX,
     ) -> None:
-        """Begin with nothing but the links between tables that are known already.
+        """Begin at a place of the stream.
 
         Args:
             mapping: the lanes.
-            cascades: goes on from these; they are learnt further.
+            kept: goes on from what an earlier connection knew.
             clock: seconds, by which a schema that does not fit is asked for again.
             value_bytes_max: what a compressed value may unpack to.
         """
         self._mapping = mapping
         self._value_bytes_max = value_bytes_max
-        self._cascades = cascades if cascades is not None else Cascades()
+        kept = kept if kept is not None else Kept()
+        self._cascades = kept.cascades
         self._cascades.begin()
+        self._shapes = kept.shapes  # as the last table map had them
         self.announced: set[bytes] = set()
         """Bodies of TABLE_MAP events that say what is known: ``announce`` can be left out."""
         self._by_id: dict[bytes, MappedTable | None] = {}
@@ -87,6 +96,8 @@ class Tables:
         self._schemas: dict[NamedTable, SchemaReading | None] = {}
         self._misfits: set[bytes] = set()  # of ``_by_map``: to be judged by another schema
         self._looks = Looks(clock)
+        self.reshaped: MappedTable | None = None
+        """A table whose shape changed though no statement said so; for the caller to take."""
 
     def get(self, table_id: bytes) -> MappedTable | None:
         """Give the table of a rows event's id, or ``None`` if no lane wants it.
@@ -120,6 +131,7 @@ class Tables:
         front = body[_TABLE_MAP_FRONT_BYTES:]
         known = self._by_map.get(front)
         if known is not None:
+            self._compare(known, front, mariadb=mariadb)
             if front not in self._misfits:
                 self._announced(table_id, known, body)
                 return None
@@ -178,7 +190,9 @@ class Tables:
                 reason,
                 self._cascades if watched else None,
                 value_bytes_max=self._value_bytes_max,
+                plain=self._cascades.is_plain((name.schema, name.table)),
             )
+        self._compare(table, front, mariadb=mariadb)
         # A lane's column that is not there may have its name by a DDL that is not in the binlog.
         fits = fits and not (asks and table.problems)
         if not fits and not asked and self._looks.due(name):
@@ -197,6 +211,20 @@ class Tables:
             self._misfits.add(front)
             self._passing(table_id, table)
         return None
+
+    def _compare(self, table: MappedTable, front: bytes, *, mariadb: bool) -> None:
+        """See whether a table's shape is still that of its last table map.
+
+        A DDL with ``sql_log_bin = 0`` changes what SELECT gives of every row, without a word.
+        """
+        name = NamedTable(table.schema, table.table)
+        last = self._shapes.get(name)
+        if last is not None and last[0] == front:
+            return
+        table_map = parse_table_map(front, mariadb=mariadb)
+        self._shapes[name] = (front, table_map)
+        if last is not None and not same_shape(last[1], table_map):
+            self.reshaped = table
 
     def _passing(self, table_id: bytes, table: MappedTable) -> None:
         """Take note of what an id stands for, to be judged anew at its next table map."""
@@ -217,12 +245,12 @@ class Tables:
         self._schemas[name] = schema
         self._looks.looked(name)
 
-    def learn_links(self, links: Links) -> list[TableName]:
-        """Take the links between tables that the catalogue has.
+    def learn_links(self, links: Links, at: Position) -> list[TableName]:
+        """Take the links between tables that the catalogue has, with the stream behind ``at``.
 
         Gives the tables that a link which was not known may have changed until here.
         """
-        learnt, missed = self._cascades.learn(links)
+        learnt, missed = self._cascades.learn(links, at)
         if learnt:
             self._forget_shapes()
         return missed
@@ -253,6 +281,11 @@ class Tables:
         wanted = None if names is None else {NamedTable(*name) for name in names}
         self.announced.clear()
         self._unproven.clear()
+        if wanted is None:
+            self._shapes.clear()
+        else:
+            for name in wanted:
+                self._shapes.pop(name, None)
         for name in list(self._schemas):
             if wanted is None or name in wanted:
                 self._looks.forget(name)
@@ -270,7 +303,7 @@ class Tables:
                 del self._unproven[front]
 
     def _forget_shapes(self) -> None:
-        """Forget which tables are watched, and for which of their columns."""
+        """Forget which tables are watched, for which of their columns, and which are plain."""
         self.announced.clear()
         self._by_map.clear()
         self._unproven.clear()

@@ -9,16 +9,18 @@ restart.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lanecache.errors import BinlogError
 from lanecache.ingest.sql_statement import xid_text
+from lanecache.operation import Delete
 
 if TYPE_CHECKING:
     from lanecache.ingest.effect import Effect
-    from lanecache.operation import Position
+    from lanecache.operation import OperationSet, Position
 
 
 class XaPrepare(msgspec.Struct, frozen=True):
@@ -66,6 +68,20 @@ class PreparedTransactions:
         """Give and forget what a decided transaction did; ``None`` if it is not known."""
         held = self._held.pop(xid, None)
         return held.effect if held is not None else None
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def touched(self, operations: Sequence[OperationSet]) -> None:
+        """Take note of what others do meanwhile: what is held of these keys is not the last word.
+
+        A row of InnoDB is locked until the outcome. One of an engine without transactions is not,
+        and its change was there before the PREPARE was.
+        """
+        for held in self._held.values():
+            for total, effect in zip(held.effect.operations, operations, strict=True):
+                for key in total.by_key.keys() & effect.by_key.keys():
+                    total.by_key[key] = Delete(key)
 
     @property
     def resume(self) -> Position | None:
