@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 from cluster_group import NAME, free_places
+from cluster_in_process import node_config
 from processes import Lanecache, run_to_end, until
 
 import lanecache
@@ -232,6 +233,28 @@ async def test_a_mysql_without_gtids_does_too(new_server: NewServer) -> None:
     await mysql.execute("CREATE DATABASE shop", "CREATE TABLE shop.product (id INT PRIMARY KEY)")
     async with lanecache.start(in_process(mysql, "shop")) as service:
         await wait_age(service)
+
+
+async def test_a_source_is_forgotten_only_when_nobody_reads_it(
+    mariadb: DatabaseServer, schema_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, other = (str(each) for each in free_places(2))
+    async with lanecache.start(node_config(place)) as reader:
+        with pytest.raises(ValueError, match="has no source 'shop': there is none"):
+            reader.cache.forget_source("shop")
+        config = in_process(mariadb, schema_name, **node_config(other, [place]))
+        async with lanecache.start(config):
+            await mariadb.execute(f"INSERT INTO {schema_name}.product VALUES (1, 'Tea')")
+            await until(lambda: reader.cache.get("product:1") is not None)
+            await wait_age(reader)
+            with pytest.raises(ValueError, match="the source shop is read"):
+                reader.cache.forget_source("shop")
+        assert reader.cache.get("product:1") is not None
+        monkeypatch.setattr("lanecache.cluster.cache._READER_GONE_S", 0.0)
+        reader.cache.forget_source("shop")
+        assert reader.cache.get("product:1") is None
+        (source,) = reader.cache.statistics().sources
+        assert source.age_s is None
 
 
 async def test_a_source_that_is_heard_and_not_got_on_with_is_not_ready(

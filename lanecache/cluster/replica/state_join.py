@@ -70,6 +70,8 @@ def _join_sources(replica: Replica, staged: Staged, now: float) -> None:
             _join_age(replica, row, now - waited_s)
         if joined.epoch != mine.epoch:
             changed.append(joined)
+            if row.age is None:
+                replica.ages.forget(name)  # given up meanwhile, or nobody vouches for it any more
         if joined.epoch != theirs.epoch or joined.shown:
             judged[name] = joined
     for state in changed:
