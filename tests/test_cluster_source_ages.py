@@ -284,6 +284,29 @@ def test_an_age_of_an_earlier_turn_is_not_taken_with_a_state():
     assert age_of(world, two) == pytest.approx(100)
 
 
+def test_the_age_of_a_node_that_hides_old_values_is_not_taken_by_one_that_shows_them():
+    """Found by the simulator: an ingest that was cut off begins from nothing, and shows history."""
+    world = Replicas(3)
+    one, two, three = world.replicas
+    old, _ = world.open_source(one)
+    world.write(one, put("a", 60), mark=mark_at(old, 60))
+    world.write(one, mark=beat(old))
+    while world.deliver(two, 1) is Outcome.APPLIED:
+        pass
+    world.time.now += 5
+    new, position = world.open_source(three)
+    assert position == 0
+    world.write(three, put("a", 1), mark=mark_at(new, 1))
+    while world.deliver(two, 3) is Outcome.APPLIED:
+        pass
+    assert two.sources.states["db"].shown
+    assert two.store.get("a", None) is None
+    assert age_of(world, two) == pytest.approx(5)
+    world.transfer(two, three)
+    assert three.store.get("a", None) == 1
+    assert age_of(world, three) is None
+
+
 # The wire.
 
 
