@@ -620,6 +620,8 @@ async def test_a_log_line_is_written_for_each_kind_of_event() -> None:
         events.SeedFailed("db:1", "gone"),
         events.CaughtUp(),
         events.FellBehind("it lacks something"),
+        events.SourceStale("shop", "its reader has not been heard of"),
+        events.SourceFresh("shop"),
         events.StateTaken(7, 1000, 0.5),
         events.StateGiven(7),
         events.StateCut(7, "the link was lost"),

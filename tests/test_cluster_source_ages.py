@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from cluster_data import ready_cluster, settings
+from cluster_data import held, ready_cluster, settings
 from cluster_replicas import World as Replicas
-from cluster_replicas import mark_at, put
+from cluster_replicas import checkpoint_at, mark_at, put
 from cluster_world import Host, World
 
 from lanecache.cluster.events import SourceFresh, SourceStale
@@ -184,6 +184,49 @@ def test_the_heartbeats_of_one_who_was_overtaken_count_for_nothing():
     assert age_of(world, three) == pytest.approx(0)
 
 
+def test_a_source_that_is_given_up_is_forgotten_on_every_node_with_what_is_held_of_it():
+    world = World()
+    hosts = one, two, three = ready_cluster(world, 3)
+    reader = Reader(world, one)
+    position = Mark("shop", reader.epoch, checkpoint_at(5, "shop"), "binlog.000001", 5)
+    one.node.write((put("row", 1),), world.now, mark=position)
+    one.node.write((put("own", 2),), world.now)
+    world.run(5)
+    world.crash(one)
+    world.run(40)
+    assert stale_on(two, three) == [True, True]
+    assert held(three) == {"row": 1, "own": 2}
+    two.node.forget_source("shop", world.now)
+    two.call(two.node.flush)
+    world.run(2)
+    assert stale_on(two, three) == [False, False]
+    assert held(two) == held(three) == {"own": 2}
+    late = world.host(str(two.address))
+    world.until(lambda: late.node.ready, 10)
+    assert held(late) == {"own": 2}
+    assert late.node.replica.ages.of("shop") is None
+    # Whoever reads it again goes on where it was.
+    again = three.node.open_source("shop", world.now)
+    assert again.checkpoint == checkpoint_at(5, "shop")
+    assert stale_on(*hosts[1:], late) == [False, False, False]
+
+
+def test_who_was_away_when_a_source_was_given_up_hears_of_it_with_a_state():
+    world = Replicas(2)
+    one, two = world.replicas
+    epoch, _ = world.open_source(one)
+    world.write(one, put("a", 1), mark=mark_at(epoch, 1))
+    world.write(one, mark=beat(epoch))
+    world.exchange_all()
+    given_up, _ = world.open_source(one)
+    world.write(one, mark=Mark("db", given_up, heartbeat=Heartbeat(over=True)))
+    world.time.now += 100
+    assert stale(world, two)
+    world.transfer(one, two)
+    assert stale(world, two) == stale(world, one) == []
+    assert two.store.get("a", None) is None
+
+
 # States.
 
 
@@ -239,6 +282,29 @@ def test_an_age_of_an_earlier_turn_is_not_taken_with_a_state():
     assert age_of(world, three) == pytest.approx(0)
     world.transfer(three, two)
     assert age_of(world, two) == pytest.approx(100)
+
+
+def test_the_age_of_a_node_that_hides_old_values_is_not_taken_by_one_that_shows_them():
+    """Found by the simulator: an ingest that was cut off begins from nothing, and shows history."""
+    world = Replicas(3)
+    one, two, three = world.replicas
+    old, _ = world.open_source(one)
+    world.write(one, put("a", 60), mark=mark_at(old, 60))
+    world.write(one, mark=beat(old))
+    while world.deliver(two, 1) is Outcome.APPLIED:
+        pass
+    world.time.now += 5
+    new, position = world.open_source(three)
+    assert position == 0
+    world.write(three, put("a", 1), mark=mark_at(new, 1))
+    while world.deliver(two, 3) is Outcome.APPLIED:
+        pass
+    assert two.sources.states["db"].shown
+    assert two.store.get("a", None) is None
+    assert age_of(world, two) == pytest.approx(5)
+    world.transfer(two, three)
+    assert three.store.get("a", None) == 1
+    assert age_of(world, three) is None
 
 
 # The wire.

@@ -13,16 +13,21 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from cluster_group import NAME, free_places
-from processes import Lanecache, run_to_end
+from cluster_in_process import node_config
+from processes import Lanecache, run_to_end, until
 
-from lanecache.servers import DatabaseServer
+import lanecache
+from lanecache import Service
+from lanecache.servers import DatabaseServer, MySql
+from lanecache.testing.plugin import NewServer
 from lanecache.testing.proxy import FaultProxy
 
-AGE_MAX_S = 1.5
+AGE_MAX_S = 2.0
 WAIT_S = 30.0
 
 _numbers = itertools.count()
@@ -113,21 +118,30 @@ def is_old(text: str) -> bool:
 
 
 @pytest.fixture
-async def proxy(database: DatabaseServer) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy("127.0.0.1", database.port) as between:
+async def proxy(mariadb: DatabaseServer) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy("127.0.0.1", mariadb.port) as between:
         yield between
 
 
 @pytest.fixture
-async def shop(
-    database: DatabaseServer, schema: str, proxy: FaultProxy, tmp_path: Path
-) -> AsyncIterator[Shop]:
-    await database.execute(
-        f"CREATE TABLE {schema}.product (id INT PRIMARY KEY, name VARCHAR(20)) ENGINE=InnoDB"
+async def schema_name(mariadb: DatabaseServer) -> AsyncIterator[str]:
+    """Give a schema with a table ``product``."""
+    name = f"source_ages_{next(_numbers)}"
+    await mariadb.execute(
+        f"CREATE DATABASE {name}",
+        f"CREATE TABLE {name}.product (id INT PRIMARY KEY, name VARCHAR(20)) ENGINE=InnoDB",
     )
-    url = database.url().replace(str(database.port), str(proxy.port))
+    yield name
+    await mariadb.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+async def shop(
+    mariadb: DatabaseServer, schema_name: str, proxy: FaultProxy, tmp_path: Path
+) -> AsyncIterator[Shop]:
+    url = mariadb.url().replace(str(mariadb.port), str(proxy.port))
     async with aiohttp.ClientSession() as client:
-        shop = Shop(tmp_path, url, schema, client)
+        shop = Shop(tmp_path, url, schema_name, client)
         try:
             yield shop
         finally:
@@ -135,7 +149,7 @@ async def shop(
 
 
 async def test_readers_are_not_ready_while_nobody_reads_the_source_or_it_is_gone(
-    shop: Shop, database: DatabaseServer, schema: str, proxy: FaultProxy
+    shop: Shop, mariadb: DatabaseServer, schema_name: str, proxy: FaultProxy
 ) -> None:
     for number in (0, 1):
         shop.start(number)
@@ -145,13 +159,12 @@ async def test_readers_are_not_ready_while_nobody_reads_the_source_or_it_is_gone
     await shop.wait_known(0, 1, 2)
 
     # Idle is not silent, for longer than the limit.
-    async with asyncio.timeout(WAIT_S):
-        for _ in range(int(3 * AGE_MAX_S / 0.1)):
-            assert [await shop.text(number) for number in range(3)] == 3 * ["ready\n"]
-            await asyncio.sleep(0.1)
+    for _ in range(int(2 * AGE_MAX_S / 0.1)):
+        assert [await shop.text(number) for number in range(3)] == 3 * ["ready\n"]
+        await asyncio.sleep(0.1)
     # Nor is a database that is changed all the time, so that no heartbeat of its own ever comes.
-    for number in range(int(3 * AGE_MAX_S / 0.1)):
-        await database.execute(f"REPLACE INTO {schema}.product VALUES (1, '{number}')")
+    for number in range(int(2 * AGE_MAX_S / 0.1)):
+        await mariadb.execute(f"REPLACE INTO {schema_name}.product VALUES (1, '{number}')")
         assert [await shop.text(number) for number in range(3)] == 3 * ["ready\n"]
         await asyncio.sleep(0.1)
 
@@ -183,3 +196,90 @@ async def test_readers_are_not_ready_while_nobody_reads_the_source_or_it_is_gone
     await shop.wait(is_old, 0, 1)
     proxy.resume()
     await shop.wait_ready(0, 1, 3)
+
+
+def in_process(database: DatabaseServer, schema: str, **sections: Any) -> dict[str, Any]:
+    return {
+        "source": {"name": "shop", "url": database.url(), "heartbeat_s": 0.3},
+        "lanes": [{"table": f"{schema}.product", "key": "product:{id}"}],
+        **sections,
+    }
+
+
+async def wait_age(service: Service) -> float:
+    """Wait until a service knows how old its source's data is."""
+    age_s = None
+    async with asyncio.timeout(WAIT_S):
+        while age_s is None:
+            await asyncio.sleep(0.01)
+            sources = service.cache.statistics().sources
+            age_s = sources[0].age_s if sources else None
+    return age_s
+
+
+async def test_every_database_says_where_its_binlog_ends(
+    database: DatabaseServer, schema: str
+) -> None:
+    await database.execute(f"CREATE TABLE {schema}.product (id INT PRIMARY KEY) ENGINE=InnoDB")
+    async with lanecache.start(in_process(database, schema)) as service:
+        await wait_age(service)
+        (source,) = service.cache.statistics().sources
+        assert source.silent_s is not None
+        assert service.statistics().ready
+
+
+async def test_a_mysql_without_gtids_does_too(new_server: NewServer) -> None:
+    mysql = await new_server(MySql, options={"gtid_mode": "OFF"})
+    await mysql.execute("CREATE DATABASE shop", "CREATE TABLE shop.product (id INT PRIMARY KEY)")
+    async with lanecache.start(in_process(mysql, "shop")) as service:
+        await wait_age(service)
+
+
+async def test_a_source_is_forgotten_only_when_nobody_reads_it(
+    mariadb: DatabaseServer, schema_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, other = (str(each) for each in free_places(2))
+    async with lanecache.start(node_config(place)) as reader:
+        with pytest.raises(ValueError, match="has no source 'shop': there is none"):
+            reader.cache.forget_source("shop")
+        config = in_process(mariadb, schema_name, **node_config(other, [place]))
+        async with lanecache.start(config):
+            await mariadb.execute(f"INSERT INTO {schema_name}.product VALUES (1, 'Tea')")
+            await until(lambda: reader.cache.get("product:1") is not None)
+            await wait_age(reader)
+            with pytest.raises(ValueError, match="the source shop is read"):
+                reader.cache.forget_source("shop")
+        assert reader.cache.get("product:1") is not None
+        monkeypatch.setattr("lanecache.cluster.cache._READER_GONE_S", 0.0)
+        reader.cache.forget_source("shop")
+        assert reader.cache.get("product:1") is None
+        (source,) = reader.cache.statistics().sources
+        assert source.age_s is None
+
+
+async def test_a_source_that_is_heard_and_not_got_on_with_is_not_ready(
+    mariadb: DatabaseServer, schema_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = in_process(mariadb, schema_name, sinks={"main": {"url": "memory:"}})
+    async with lanecache.start(config) as service:
+        await until(lambda: service.statistics().ready)
+        ingest = service._pipelines[0].ingest
+        going, foreign_keys = asyncio.Event(), ingest.server.foreign_keys
+
+        async def slow() -> Any:
+            await going.wait()
+            return await foreign_keys()
+
+        monkeypatch.setattr(ingest.server, "foreign_keys", slow)
+        await mariadb.execute(
+            f"CREATE TABLE {schema_name}.part (product INT, FOREIGN KEY (product) REFERENCES"
+            " product (id) ON DELETE CASCADE) ENGINE=InnoDB"
+        )
+        # Its heartbeats come all the time, and nobody takes them in.
+        await until(lambda: "worked on" in service.statistics().not_ready_because)
+        source = service.statistics().source
+        assert source is not None
+        assert source.silent_s is not None
+        assert source.silent_s < source.busy_s
+        going.set()
+        await until(lambda: service.statistics().ready)

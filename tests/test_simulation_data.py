@@ -68,6 +68,7 @@ FOUND_BY: dict[str, set[str]] = {
     "skip-tombstone": {"order"},
     "take-no-state": {"agreement"},
     "trust-ttl": {"write", "order"},
+    "young-ages": {"age"},
 }
 
 

@@ -20,7 +20,7 @@ import anyio
 from lanecache.cluster.fill.cached import Cached, Parameters, Result, cached
 from lanecache.cluster.fill.filler import MISSING
 from lanecache.cluster.replica.entry import Clear, InvalidateTag, Put, Remove
-from lanecache.cluster.report import Explanation, explain_key, take_report
+from lanecache.cluster.report import Explanation, explain_key, source_reports, take_report
 from lanecache.cluster.store.values import check_key, check_tags, check_ttl, encode_value
 from lanecache.errors import CacheStopped, CacheValueError
 from lanecache.statistics import node_not_ready_because
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # A shorter TTL would be over before it is told: it lasts for a millisecond.
 _TTL_MS_MIN = 1
+_READER_GONE_S = 30.0  # a source whose reader is silent for so long may be forgotten
 
 
 class Getter(Protocol):
@@ -197,6 +198,29 @@ class Cache:
         """
         check_key(tag, self._limits)
         self._engine.write((InvalidateTag(tag),))
+
+    def forget_source(self, name: str) -> None:
+        """Forget a source that nobody reads any more, on every node: its rows, and its age.
+
+        For one that is gone for good, or has another name now: the nodes would not be ready, since
+        what they hold of it grows old. Its position is kept: whoever reads it again goes on there.
+
+        Raises:
+            ValueError: no source has that name, or it is read: its reader was heard of within half
+                a minute. Nothing was changed.
+            CacheStopped: the service has stopped.
+        """
+        found = {source.name: source for source in source_reports(self._engine.running_node)}
+        if name not in found:
+            known = ", ".join(found) or "none"
+            raise ValueError(f"the cluster has no source {name!r}: there is {known}")
+        silent_s = found[name].silent_s
+        if silent_s is not None and silent_s < _READER_GONE_S:
+            raise ValueError(
+                f"the source {name} is read: its reader was heard of {silent_s:.1f} s ago: stop it,"
+                f" and try again after {_READER_GONE_S:g} s"
+            )
+        self._engine.forget_source(name)
 
     # Filling.
 

@@ -166,6 +166,15 @@ class Engine:
         self._step(self.node.flush)
         return opened
 
+    def forget_source(self, name: str) -> None:
+        """Give up a source on all nodes.
+
+        Raises:
+            CacheStopped: the node does not run.
+        """
+        self.running_node.forget_source(name, time.monotonic())
+        self._step(self.node.flush)
+
     def flush(self) -> None:
         """Send what was written now; by itself that comes when the loop turns."""
         if self._flush is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lanecache.cluster.replica.entry import Heartbeat, Mark
+
 if TYPE_CHECKING:
     from lanecache.cluster.counters import Counters
     from lanecache.cluster.links.data import Data
     from lanecache.cluster.links.peers import Peer
-    from lanecache.cluster.replica.entry import Mark, Operation
+    from lanecache.cluster.replica.entry import Operation
     from lanecache.cluster.replica.replica import Opened, Replica
     from lanecache.cluster.store.store import Store
     from lanecache.cluster.timers import Timers
@@ -68,6 +70,17 @@ class DataFace:
         opened = self.replica.open_source(name, now)
         self.data.wrote(self.written, opened.payload, now)
         return opened
+
+    def forget_source(self, name: str, now: float) -> None:
+        """Give up a source: no node holds anything of it then, or asks how old it is.
+
+        Whoever reads it is overtaken.
+
+        Raises:
+            RuntimeError: the node does not run; nothing was changed.
+        """
+        epoch = self.open_source(name, now).epoch
+        self.write((), now, mark=Mark(name, epoch, heartbeat=Heartbeat(over=True)))
 
     @property
     def ready(self) -> bool:

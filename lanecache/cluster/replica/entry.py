@@ -159,9 +159,11 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
         age_ms: everything that the source had committed so long before the entry was made stands in
             this log, up to the entry; None: since it was opened, the log has not come to the end of
             the source yet.
+        over: the source is given up: nobody reads it any more, and what is held of it is forgotten.
     """
 
     age_ms: Milliseconds | None = None
+    over: bool = False
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, tag=1):

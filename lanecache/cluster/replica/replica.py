@@ -34,6 +34,7 @@ from lanecache.cluster.replica.clock import HybridClock
 from lanecache.cluster.replica.entry import (
     NOTHING,
     Fill,
+    Heartbeat,
     Mark,
     Opening,
     Operation,
@@ -349,7 +350,7 @@ class Replica:
             else:
                 state = self.sources.states[mark.source] = state.moved(mark, order, seq)
                 if mark.heartbeat is not None:
-                    self.ages.heard(mark.source, mark.heartbeat, age_ms / 1000, now)
+                    self._hear(mark.source, mark.heartbeat, age_ms, now)
                 if state.shown:
                     veiled = registers.apply_void(operations, order, stamp, now)
                     registers.counters.veiled += veiled
@@ -359,6 +360,16 @@ class Replica:
             self._void_fills(operations, order, now)
         if self.touched is not None:
             self.touched(operations)
+
+    def _hear(self, source: str, beat: Heartbeat, age_ms: int, now: float) -> None:
+        if not beat.over:
+            self.ages.heard(source, beat, age_ms / 1000, now)
+            return
+        self.ages.forget(source)
+        for key, item in self.store.all_items():
+            if item.stamp is not None and item.stamp.source == source:
+                self.counters.void += 1
+                self.registers.bury(key, item, now)
 
     def _take_over(self, before: SourceState, after: SourceState, now: float) -> None:
         """Give a source's turn to a later ingest: what it does not rest on is void."""

@@ -78,6 +78,10 @@ class SourceAges:
             )
         self._ages[name] = other
 
+    def forget(self, name: str) -> None:
+        """Know nothing of a source any more: it was given up."""
+        self._ages.pop(name, None)
+
     def stalled(self, stalled_s: float, now: float) -> None:
         """Hear that this process stood still: what it reads now may have waited so long."""
         self._stalled_s = stalled_s

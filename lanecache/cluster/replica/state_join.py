@@ -64,10 +64,14 @@ def _join_sources(replica: Replica, staged: Staged, now: float) -> None:
                 _join_age(replica, row, now - waited_s)
             continue
         joined = states[name] = mine.joined(theirs)
-        if joined.epoch == theirs.epoch:
+        # What the peer keeps to itself (``shown``) is what makes its age true: a node that is
+        # further on in the turn, and shows it, must not go by that.
+        if joined.epoch == theirs.epoch and (joined is not mine or not theirs.shown):
             _join_age(replica, row, now - waited_s)
         if joined.epoch != mine.epoch:
             changed.append(joined)
+            if row.age is None:
+                replica.ages.forget(name)  # given up meanwhile, or nobody vouches for it any more
         if joined.epoch != theirs.epoch or joined.shown:
             judged[name] = joined
     for state in changed:

@@ -11,6 +11,7 @@ a miss breaks none of them.
 - *values*: an order stands for one value, the one that was written with it.
 - *source*: what shows of the database is what the database was at the position that the node has
   shown, every key of it; that position never goes back, nor does an epoch.
+- *age*: no node takes what it holds of the database for fresher than it is.
 - *bounds*: of the store, the ring, tombstones, and what waits for a slow peer.
 """
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 EVERYTHING_EVERY_CALLS = 16  # how often all is looked at though nothing seems to be new
 LATE_S = 1.0  # by how much a timer of a host that lags may be late
+# What was on its way is not in an age: links that are silent are given up after their timeout, and
+# what befalls a stream or a host at the same time takes some seconds more.
+ON_ITS_WAY_S = 5.0
 QUEUE_SLACK_BYTES = 65_536  # records, the handshake, and what the kernel was offered once
 
 
@@ -85,6 +89,7 @@ class DataSafety(Safety):
         if changed:
             self._check_whole(host, node, life, changed)
         self._check_source(host, node, life, changed)
+        self._check_age(host, node)
         self._check_bounds(host, node)
 
     def wrote(self, host: Host, written: Written) -> None:
@@ -252,6 +257,19 @@ class DataSafety(Safety):
         told = ", ".join(f"{key} of {number}" for key, number in wrong.items())
         sentence = f"{host.name} shows {told}, at position {position} of epoch {epoch}"
         raise Violation("source", sentence, host.name)
+
+    def _check_age(self, host: Host, node: Node) -> None:
+        age_s = lens.age_s(host, SOURCE)
+        _, position = lens.source(node, SOURCE)
+        if age_s is None or position >= self.database.last:
+            return
+        old_s = host.world.now - self.database.times[position]
+        if age_s + lens.settings(node).stream_timeout_s + ON_ITS_WAY_S < old_s:
+            sentence = (
+                f"{host.name} says that the source is {age_s:.1f} s old at the most, and lacks what"
+                f" was committed {old_s:.1f} s ago"
+            )
+            raise Violation("age", sentence, host.name)
 
     def _check_bounds(self, host: Host, node: Node) -> None:
         settings = lens.settings(node)

@@ -17,12 +17,14 @@ from lanecache.cluster.replica.clock import HybridClock
 from lanecache.cluster.replica.floors import Floors
 from lanecache.cluster.replica.registers import Registers
 from lanecache.cluster.replica.replica import Replica
+from lanecache.cluster.replica.source_ages import SourceAge, SourceAges
 from lanecache.cluster.replica.tombstones import KeyTombstones, PrefixTombstones, TagTombstones
 from lanecache.cluster.store.bounded import Store
 from lanecache.cluster.store.lru import LruStore
 from lanecache.cluster.store.s3fifo import S3FifoStore
 
 if TYPE_CHECKING:
+    from lanecache.cluster.replica.entry import Heartbeat
     from lanecache.cluster.replica.state import Staged
     from lanecache.cluster.store.item import Item, Order, Stamp
 
@@ -176,6 +178,15 @@ def take_no_state() -> AbstractContextManager[Any]:
     return patch.object(Transfers, "need", nothing)
 
 
+def young_ages() -> AbstractContextManager[Any]:
+    """Whoever hears of a source takes it for fresh, whatever is said."""
+
+    def heard(self: SourceAges, name: str, beat: Heartbeat, waited_s: float, now: float) -> None:
+        self.join(name, SourceAge(now, now, vouched=True))
+
+    return patch.object(SourceAges, "heard", heard)
+
+
 DATA_PLANTS = {
     "bring-back-evicted": bring_back_evicted,
     "drop-entry": drop_entry,
@@ -193,4 +204,5 @@ DATA_PLANTS = {
     "skip-tombstone": skip_tombstone,
     "take-no-state": take_no_state,
     "trust-ttl": trust_ttl,
+    "young-ages": young_ages,
 }

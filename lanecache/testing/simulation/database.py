@@ -14,7 +14,7 @@ from lanecache.operation import Delete, OperationSet, Position, Set, Transaction
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 SOURCE = "shop"
 LOG_FILE = "model.000001"
@@ -73,10 +73,12 @@ def number_of(value: bytes | dict[str, bytes]) -> int:
 
 
 class Database:
-    """The transactions so far."""
+    """The transactions so far, and by the clock ``now`` when each was committed."""
 
     def __init__(self) -> None:
         self.log: list[Change] = []
+        self.times: list[float] = []  # when each was committed
+        self.now: Callable[[], float] = lambda: 0.0
         self._present: dict[str, int] = {}  # the keys that are there, and by which transaction
         self._until: dict[tuple[str, int], int] = {}
 
@@ -103,6 +105,7 @@ class Database:
         for key in change.stores:
             self._present[key] = change.number
         self.log.append(change)
+        self.times.append(self.now())
 
     def commit_any(self, chance: random.Random) -> None:
         """Commit what a shop might: all ten equal keys, some rows, a row that moves or goes."""

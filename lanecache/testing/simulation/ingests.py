@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STEP_BYTES_MAX = 4_096
 READY_EVERY_S = 0.25
+HEARTBEAT_S = 5.0  # rarely enough that there are moments at which all have seen all
 PAUSES_S = (0.02, 0.1, 0.4)
 
 
@@ -45,6 +46,8 @@ class Ingest:
         self._random = chance
         self._start = host.starts
         self._pause_s = chance.choice(PAUSES_S)
+        self._beat_at = 0.0
+        self._complete_at: float | None = None  # when all of the database was last written
         self._clears = False  # the first entry clears all that the lanes make
         self._rest: deque[Step] = deque()
         self._steps = SourceSteps(
@@ -82,6 +85,11 @@ class Ingest:
             world.record(self.host.name, "is overtaken as ingest")
         elif self._rest or self.position < self._ingests.database.last:
             self.host.do("write", self._write)
+        else:
+            self._complete_at = self.host.clock.read()
+        if self.opened and self.ended is None and world.now >= self._beat_at:
+            self._beat_at = world.now + HEARTBEAT_S
+            self.host.do("write", self._beat)
 
     def rewind(self) -> None:
         """Write again what was written, as one does that does not know how far it had come."""
@@ -92,6 +100,13 @@ class Ingest:
             least = max((change.number for change in log if change.large), default=0)
             self.position = self._random.randint(least, self.position)
             self._ingests.scene.world.record(self.host.name, "replays from", self.position)
+
+    def _beat(self, now: float) -> None:
+        node = self.host.node
+        assert node is not None
+        complete_at = self._complete_at
+        age_s = None if complete_at is None else now - complete_at
+        self._enter(lens.write(node, (), now, lens.heartbeat(self.epoch, SOURCE, age_s)))
 
     def _open(self, now: float) -> None:
         node = self.host.node
@@ -159,6 +174,7 @@ class Ingests:
         self.scene = scene
         self.safety = safety
         self.database = safety.database
+        self.database.now = lambda: scene.world.now
         self.runs: list[Ingest] = []
         self._random = scene.world.random("ingest")
         self._rows = scene.world.random("database")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lanecache.cluster.replica.clock import wall_s_of
-from lanecache.cluster.replica.entry import Clear, InvalidateTag, Mark, Operation, Put, Remove
+from lanecache.cluster.replica.entry import (
+    Clear,
+    Heartbeat,
+    InvalidateTag,
+    Mark,
+    Operation,
+    Put,
+    Remove,
+)
 from lanecache.cluster.replica.sources import position_of
 from lanecache.cluster.settings import Settings
 from lanecache.cluster.store.values import encode_value
@@ -56,6 +65,18 @@ def mark(epoch: Order, source: str, step: Step, writer: str) -> Mark:
         towards = Checkpoint(source, position, Version(0, 0), writer).encode()
     pair = (epoch[0], epoch[1])
     return Mark(source, pair, checkpoint, position.file, position.offset, towards)
+
+
+def heartbeat(epoch: Order, source: str, age_s: float | None) -> Mark:
+    """Say in an entry how old what an ingest has written is."""
+    age_ms = None if age_s is None else math.ceil(age_s * 1000)
+    return Mark(source, (epoch[0], epoch[1]), heartbeat=Heartbeat(age_ms))
+
+
+def age_s(host: Host, name: str) -> float | None:
+    """Say how old a node believes what it holds of a source to be."""
+    assert host.node is not None
+    return host.node.replica.ages.age_s(name, host.clock.read())
 
 
 def clock_off_s(host: Host) -> float:
