@@ -23,7 +23,7 @@ from lanecache.errors import BinlogError
 from lanecache.ingest import binlog as b
 from lanecache.ingest import decoder as decoder_module
 from lanecache.ingest import row_pieces
-from lanecache.ingest.cascades import ForeignKey
+from lanecache.ingest.cascades import ForeignKey, Links
 from lanecache.ingest.compressed import MariadbUnpacker, payload_blocks
 from lanecache.ingest.framing import EVENT_BYTES_MAX, OVERSIZED_KEPT_BYTES
 from lanecache.ingest.outputs import Committed, Overflow, Pause
@@ -382,7 +382,7 @@ def test_cascades_of_a_large_update_are_found_piece_by_piece(
 ) -> None:
     reading = Reading(mariadb=True)
     key = ForeignKey(("shop", "product"), ("shop", "maker"), "id", True, True)
-    reading.decoder.learn_foreign_keys([key])
+    reading.decoder.learn_links(Links((key,)))
     images: list[Image] = []
     for number in range(5000):
         images += [(number, "a" * 9), (-1 if number == changed else number, "b" * 9)]
