@@ -328,6 +328,7 @@ class Decoder:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""
         overflowed = self._overflowed
         self._discard_partial()
+        self._tables.sweep_again()
         self._open = False
         self._start = None
         self._operations = self._nothing()
@@ -416,6 +417,7 @@ class Decoder:
             yield self._commit(timestamp)
             return
         self._discard_partial()
+        self._tables.sweep_again()
         operations, self._operations = self._operations, self._nothing()
         held_bytes = sum(part.size_bytes for part in operations) + self._prepared.held_bytes
         if self._overflowed or held_bytes > self._transaction_bytes_max:

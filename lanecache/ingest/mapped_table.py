@@ -78,7 +78,7 @@ class MappedTable:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What keeps lanes from working on this shape; each clears its prefix at every change."""
+        """What keeps lanes from working on this shape; each forgets its keys at every change."""
         return self._bound.problems if self._bound is not None else ()
 
     @property
@@ -158,9 +158,15 @@ class MappedTable:
         else:
             problems = self._changes[kind](images, into) or ()
         if bound.problems:
-            # The lanes that cannot work on this shape have cleared their prefixes.
+            # The lanes that cannot work on this shape have forgotten what they had to.
             problems = [*bound.problems, *problems]
+            bound.swept = True
         return rows, problems
+
+    def sweep_again(self) -> None:
+        """Take nothing for cleared: what did it may come to nothing, or the table was another."""
+        if self._bound is not None:
+            self._bound.swept = False
 
     def _map_partly(
         self,

@@ -96,6 +96,7 @@ class Tables:
         front = body[_TABLE_MAP_FRONT_BYTES:]
         known = self._by_map.get(front)
         if known is not None:
+            known.sweep_again()
             self._announced(table_id, known, body)
             return None
         name = _name(front)
@@ -136,6 +137,7 @@ class Tables:
             table = MappedTable(
                 table_map, self._mapping, reason, self._cascades if watched else None
             )
+        table.sweep_again()
         if lasting:
             self._by_map[front] = table
             self._announced(table_id, table, body)
@@ -144,6 +146,12 @@ class Tables:
             self._by_id[table_id] = table
             self.announced.clear()
         return None
+
+    def sweep_again(self) -> None:
+        """Take nothing for cleared: what was read last may come to nothing."""
+        for table in self._by_id.values():
+            if table is not None:
+                table.sweep_again()
 
     def _announced(self, table_id: bytes, table: MappedTable | None, body: bytes) -> None:
         """Take note of what an id stands for from here on."""

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -161,9 +161,7 @@ class Fuzzer:
         began: int,
         outcomes: list[str],
     ) -> Found:
-        return Found(
-            self._server, seed, cycle, wrong, self._lab.metadata, steps, began, outcomes
-        )
+        return Found(self._server, seed, cycle, wrong, self._lab.metadata, steps, began, outcomes)
 
 
 def shrink(fuzzer: Fuzzer, steps: list[Step], say: bool = True) -> list[Step]:
@@ -205,7 +203,9 @@ def report(found: Found, folder: Path) -> Path:
             print(f"  [{step.on}] {step.sql}{said}")
     for line in found.wrong[:10]:
         print(f"  {line}")
-    print(f"  {len(found.wrong)} differences; all {len(found.steps)} steps are in {path}", flush=True)
+    print(
+        f"  {len(found.wrong)} differences; all {len(found.steps)} steps are in {path}", flush=True
+    )
     return path
 
 
@@ -216,7 +216,7 @@ def load(path: Path) -> tuple[str, list[Step]]:
 
 
 @contextmanager
-def laboratory(server: str, folder: Path, metadata: str = "FULL") -> Iterator[Lab]:
+def laboratory(server: str, metadata: str = "FULL") -> Iterator[Lab]:
     """Start a database and a Redis of one's own."""
     kind, series = SERVERS[server]
     templates = Path(tempfile.gettempdir()) / "lanecache-fuzz-templates"
@@ -224,48 +224,43 @@ def laboratory(server: str, folder: Path, metadata: str = "FULL") -> Iterator[La
     if kind is MySql:
         options["local_infile"] = True
     database, cache = kind(series, options=options, templates=templates), Redis()
-    lab = None
-    try:
-        anyio.run(database.start)
-        anyio.run(cache.start)
-        lab = Lab(database, cache, folder, metadata)
+    with tempfile.TemporaryDirectory(prefix="lanecache-ddl-") as folder, ExitStack() as stack:
+        for each in (database, cache):
+            stack.callback(anyio.run, each.stop)
+            anyio.run(each.start)
+        lab = Lab(database, cache, Path(folder), metadata)
+        stack.callback(lab.close)
         yield lab
-    finally:
-        if lab is not None:
-            lab.close()
-        anyio.run(cache.stop)
-        anyio.run(database.stop)
 
 
 def fuzz(server: str, arguments: argparse.Namespace, until: float, ends: threading.Event) -> Fuzzer:
     """Fuzz one server until the time is over, or something is found anywhere."""
-    with tempfile.TemporaryDirectory(prefix="lanecache-ddl-") as folder:
-        with laboratory(server, Path(folder)) as lab:
-            fuzzer = Fuzzer(lab, server, arguments.without)
-            beginning = arguments.begin
-            while not ends.is_set():
-                if arguments.cycles is not None:
-                    left = arguments.cycles - fuzzer.totals.cycles
-                    if left <= 0:
-                        break
-                elif time.monotonic() >= until:
+    with laboratory(server) as lab:
+        fuzzer = Fuzzer(lab, server, arguments.without)
+        beginning = arguments.begin
+        while not ends.is_set():
+            if arguments.cycles is not None:
+                left = arguments.cycles - fuzzer.totals.cycles
+                if left <= 0:
                     break
-                seed = f"{arguments.seed} {beginning}"
-                # One in three learns its columns from information_schema.
-                lab.metadata = ("FULL", "FULL", "MINIMAL")[beginning % 3]
-                cycles = CYCLES_PER_BEGINNING
-                if arguments.cycles is not None:
-                    cycles = min(cycles, arguments.cycles - fuzzer.totals.cycles)
-                found = fuzzer.run(seed, cycles)
-                beginning += 1
-                if found is not None:
-                    report(found, arguments.folder)
-                    arguments.found.append(found)
-                    if not arguments.go_on:
-                        ends.set()
-                elif arguments.verbose:
-                    print(f"{server}: {seed!r} {fuzzer.totals}", flush=True)
-            return fuzzer
+            elif time.monotonic() >= until:
+                break
+            seed = f"{arguments.seed} {beginning}"
+            # One in three learns its columns from information_schema.
+            lab.metadata = ("FULL", "FULL", "MINIMAL")[beginning % 3]
+            cycles = CYCLES_PER_BEGINNING
+            if arguments.cycles is not None:
+                cycles = min(cycles, arguments.cycles - fuzzer.totals.cycles)
+            found = fuzzer.run(seed, cycles)
+            beginning += 1
+            if found is not None:
+                report(found, arguments.folder)
+                arguments.found.append(found)
+                if not arguments.go_on:
+                    ends.set()
+            elif arguments.verbose:
+                print(f"{server}: {seed!r} {fuzzer.totals}", flush=True)
+        return fuzzer
 
 
 def main() -> int:
@@ -314,22 +309,21 @@ def again(server: str, arguments: argparse.Namespace) -> int:
     path = arguments.replay or arguments.shrink
     server = next((name for name in SERVERS if name in path.name), server)
     metadata, steps = load(path)
-    with tempfile.TemporaryDirectory(prefix="lanecache-ddl-") as folder:
-        with laboratory(server, Path(folder)) as lab:
-            lab.metadata = metadata or "FULL"
-            fuzzer = Fuzzer(lab, server)
-            if arguments.shrink:
-                steps = shrink(fuzzer, steps)
-                kept = path.with_suffix(".short.jsonl")
-                lines = [msgspec.json.encode(step) for step in steps]
-                kept.write_bytes(b"\n".join([metadata.encode() or b"-", *lines]) + b"\n")
-                print(f"kept in {kept}:")
-            wrong = fuzzer.replay(steps)
-            for step in steps if arguments.shrink else []:
-                print(f"  [{step.on}] {step.sql}")
-            for line in wrong:
-                print(f"  {line}")
-            print(lab.last_words() if wrong and arguments.verbose else "")
+    with laboratory(server) as lab:
+        lab.metadata = metadata or "FULL"
+        fuzzer = Fuzzer(lab, server)
+        if arguments.shrink:
+            steps = shrink(fuzzer, steps)
+            kept = path.with_suffix(".short.jsonl")
+            lines = [msgspec.json.encode(step) for step in steps]
+            kept.write_bytes(b"\n".join([metadata.encode() or b"-", *lines]) + b"\n")
+            print(f"kept in {kept}:")
+        wrong = fuzzer.replay(steps)
+        for step in steps if arguments.shrink else []:
+            print(f"  [{step.on}] {step.sql}")
+        for line in wrong:
+            print(f"  {line}")
+        print(lab.last_words() if wrong and arguments.verbose else "")
     return 1 if wrong else 0
 
 

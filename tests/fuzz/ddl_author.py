@@ -258,7 +258,9 @@ class Author:
         steps = [step for _ in range(2) for step in self._dice.choice(kinds)()]
         if "sql_mode" in before and "BACKSLASH" not in before:
             quoted = [Step(step.on, step.sql.replace("`", '"'), file=step.file) for step in steps]
-            steps = [new if '"' not in old.sql else old for old, new in zip(steps, quoted, strict=True)]
+            steps = [
+                new if '"' not in old.sql else old for old, new in zip(steps, quoted, strict=True)
+            ]
         elif "BACKSLASH" in before:
             steps = [Step(step.on, f"{step.sql} /* '\\' */") for step in steps]
         return [Step("main", f"SET SESSION {before}"), *steps, Step("main", f"SET SESSION {after}")]
@@ -320,12 +322,10 @@ class Author:
         table = Table(schema, name)
         extra = ", code" if name.startswith("u") else ""
         rows = ", ".join(
-            f"({n}, {self._dice.randint(0, 9)}, 's{n}'{f', {chr(39)}c{n}{chr(39)}' if extra else ''})"
+            f"({n}, {self._dice.randint(0, 9)}, 's{n}'" + (f", 'c{n}')" if extra else ")")
             for n in range(1, 6)
         )
-        return self._on(
-            "main", [sql, f"INSERT INTO {table.path} (id, n, s{extra}) VALUES {rows}"]
-        )
+        return self._on("main", [sql, f"INSERT INTO {table.path} (id, n, s{extra}) VALUES {rows}"])
 
     def _creation(self, schema: str, name: str) -> str:
         columns = ["id INT PRIMARY KEY", "n INT", "s VARCHAR(20)", "grp INT"]
@@ -383,11 +383,9 @@ class Author:
         null = dice.choice((" NULL", "", " NOT NULL"))
         default = dice.choice(("", "", " DEFAULT 1"))
         kept = dice.choice([name for name in table.names if name in KEPT] or ["n"])
-        hidden = (" DEFAULT 5 INVISIBLE" if self._mysql else " INVISIBLE DEFAULT 5")
+        hidden = " DEFAULT 5 INVISIBLE" if self._mysql else " INVISIBLE DEFAULT 5"
         pair = dice.sample(free, 2) if len(free) > 1 else [some, some]
-        swap = (
-            f"RENAME COLUMN `{pair[0]}` TO `{pair[1]}`, RENAME COLUMN `{pair[1]}` TO `{pair[0]}`"
-        )
+        swap = f"RENAME COLUMN `{pair[0]}` TO `{pair[1]}`, RENAME COLUMN `{pair[1]}` TO `{pair[0]}`"
         clauses = [
             f"ADD COLUMN `{letter}` {self._type()}{null}{place}",
             f"ADD COLUMN `{letter}` INT{null}{default}{place}",
@@ -475,8 +473,7 @@ class Author:
         if not many and self._maybe(0.35):
             return self._create()
         lines = dice.choice(rare) if self._maybe(0.1) else dice.choice(plain)
-        steps = self._on("main", [self._dressed(line) for line in lines])
-        return steps
+        return self._on("main", [self._dressed(line) for line in lines])
 
     def _rename(self) -> list[Step]:
         one, two = self._table(), self._table()
@@ -552,7 +549,8 @@ class Author:
         then = dice.choice(
             (f"DELETE FROM {parent.path} ORDER BY id LIMIT 1",
              f"UPDATE {parent.path} SET id = id + 30 ORDER BY id LIMIT 1",
-             f"UPDATE {parent.path} SET n = n + 1", f"REPLACE INTO {parent.path} (id, n) VALUES (1, 1)")
+             f"UPDATE {parent.path} SET n = n + 1",
+             f"REPLACE INTO {parent.path} (id, n) VALUES (1, 1)")
         )  # fmt: skip
         lines = [filled, added, refers, then]
         if self._maybe(0.3):
@@ -590,7 +588,8 @@ class Author:
                          f" {table.path}",
                          "SET SESSION binlog_format = 'STATEMENT'",
                          f"UPDATE {ELSEWHERE}.vw SET n = n + 1",
-                         "SET SESSION binlog_format = 'ROW'", f"UPDATE {ELSEWHERE}.vw SET s = 'vw'"],
+                         "SET SESSION binlog_format = 'ROW'",
+                         f"UPDATE {ELSEWHERE}.vw SET s = 'vw'"],
                         [f"ALTER TABLE {other} ADD COLUMN m INT", f"TRUNCATE {other}"],
                         ["SET SESSION binlog_format = 'STATEMENT'", f"USE {table.schema}",
                          f"UPDATE `{table.name}` SET n = n + 1", f"USE {ELSEWHERE}",

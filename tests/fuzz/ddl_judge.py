@@ -114,9 +114,8 @@ class Judge:
                     wanted[keys["h"]] = _hash_check(kinds, row)
                 if "w" in keys and (row["n"] is None or float(row["n"]) > 5):
                     wanted[keys["w"]] = _json_check(kinds, row)
-                if "c" in keys and row["s"] is not None:
-                    if row["n"] is not None and float(row["n"]) != 3:
-                        wanted[keys["c"]] = _raw_check(kinds["s"], row["s"])
+                if "c" in keys and None not in (row["s"], row["n"]) and float(row["n"]) != 3:
+                    wanted[keys["c"]] = _raw_check(kinds["s"], row["s"])
                 if "e" in keys and row["n"] is not None:
                     wanted[keys["e"]] = _raw_check(kinds["n"], row["n"])
         for key, text in self._fills().items():
@@ -165,9 +164,7 @@ def _keys(schema: str, table: str, row: Row) -> dict[str, str]:
     return keys
 
 
-def _read(
-    connection: pymysql.Connection[Any], schema: str, table: str, kinds: Kinds
-) -> list[Row]:
+def _read(connection: pymysql.Connection[Any], schema: str, table: str, kinds: Kinds) -> list[Row]:
     selected = []
     for name, kind in kinds.items():
         quoted = f"`{name.replace('`', '``')}`"

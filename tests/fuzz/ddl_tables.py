@@ -129,8 +129,8 @@ _TYPES = (
     "VARCHAR(20)", "VARCHAR(300)", "VARCHAR(20) CHARACTER SET latin1", "CHAR(5)",
     "CHAR(5) CHARACTER SET utf16", "TEXT", "TINYTEXT CHARACTER SET latin1", "MEDIUMTEXT",
     "BINARY(4)", "VARBINARY(20)", "BLOB", "DATE", "TIME(2)", "DATETIME", "DATETIME(6)",
-    "TIMESTAMP NULL", "TIMESTAMP(3) NULL", "ENUM('x','y','z')", "ENUM('y','x') CHARACTER SET latin1",
-    "SET('p','q','r')", "JSON",
+    "TIMESTAMP NULL", "TIMESTAMP(3) NULL", "ENUM('x','y','z')",
+    "ENUM('y','x') CHARACTER SET latin1", "SET('p','q','r')", "JSON",
 )  # fmt: skip
 _MARIADB_TYPES = (
     "UUID", "INET6", "VARCHAR(300) COMPRESSED", "TEXT COMPRESSED", "INT ZEROFILL"
