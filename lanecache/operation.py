@@ -6,6 +6,7 @@ Everything here is a frozen value or a protocol; nothing does I/O.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -224,7 +225,8 @@ class OperationSet:
 
     def __init__(self) -> None:
         self.by_key: dict[str, Set | Delete] = {}
-        self.prefixes: dict[str, None] = {}
+        # What is cleared, each with how many of the first keys are known not to lie below it.
+        self.prefixes: dict[str, int] = {}
         self.size_bytes = 0
 
     def __bool__(self) -> bool:
@@ -240,10 +242,18 @@ class OperationSet:
 
     def clear(self, prefix: str) -> None:
         """Add ``Clear(prefix)``: earlier writes below the prefix are superseded."""
-        for key in [key for key in self.by_key if key.startswith(prefix)]:
-            del self.by_key[key]
-        self.prefixes[prefix] = None
-        self.size_bytes += OPERATION_OVERHEAD_BYTES + len(prefix)
+        by_key, prefixes = self.by_key, self.prefixes
+        # A thousand rows may each clear the same prefix: only what came since is looked at.
+        since = len(by_key) - prefixes.get(prefix, 0)
+        gone = [key for key in islice(reversed(by_key), since) if key.startswith(prefix)]
+        for key in gone:
+            del by_key[key]
+        if gone:
+            for other, known in prefixes.items():
+                prefixes[other] = max(0, known - len(gone))
+        if prefix not in prefixes:
+            self.size_bytes += OPERATION_OVERHEAD_BYTES + len(prefix)
+        prefixes[prefix] = len(by_key)
 
     def extend(self, later: OperationSet) -> None:
         """Fold a later set of operations into this one, as if both had come one by one."""

@@ -109,8 +109,13 @@ class BoundTable(Protocol):
     """The plans: what is wanted of a before image (keys) and of an after image (keys, values)."""
 
     problems: tuple[Problem, ...]
-    """Lanes that cannot work on this shape (a column they need is not there): their rows only
-    clear the lane's prefix, which the functions below do by themselves."""
+    """Lanes that cannot work on this shape (a column they need is not there): their rows delete the
+    keys that can be made, and clear the prefixes of those that cannot, which the functions below do
+    by themselves."""
+
+    swept: bool
+    """Whether a transaction that took effect has cleared, since the table had another shape, what
+    only a lane that cannot work stores below: it is left alone then. Whoever knows sets it."""
 
     def write(self, images: Sequence[Image], into: Sequence[OperationSet]) -> list[Problem] | None:
         """Map inserted rows: after images."""

@@ -33,9 +33,11 @@ class Reading:
         key: str = "product:{id}",
         value: str = "json",
         reread: bool = False,
+        columns: list[str | dict[str, str]] | None = None,
     ) -> None:
         self.problems: list[Problem] = []
-        lanes = Lanes([LaneConfig(table="shop.product", key=key, value=value)], ["main"])
+        config = LaneConfig(table="shop.product", key=key, value=value, columns=columns)
+        lanes = Lanes([config], ["main"])
         flavor = "mariadb" if mariadb else "mysql"
         position = Position(
             gtids=parse_gtid_set("", flavor) if gtids else None, file="binlog.000001", offset=4
@@ -258,6 +260,69 @@ def test_a_value_that_cannot_be_read_deletes_its_key_and_no_other() -> None:
     (committed,) = reading.feed(builder)
     assert operations(committed) == [json_set(1, "a"), Delete("product:2"), json_set(3, "c")]
     assert [problem.scope for problem in reading.problems] == ["product:2"]
+
+
+def test_a_lane_with_a_typo_deletes_the_keys_of_its_rows(mariadb: bool) -> None:
+    builder = BinlogBuilder(mariadb=mariadb)
+    reading = Reading(mariadb=mariadb, columns=["id", "nmae"])
+    builder.transaction(("write", [(1, "a"), (2, "b")]))
+    builder.transaction(("update", [(1, "a"), (3, "c")]), ("delete", [(2, "b")]))
+    written, changed = reading.feed(builder)
+    assert operations(written) == [Delete("product:1"), Delete("product:2")]
+    assert operations(changed) == [Delete(f"product:{number}") for number in (1, 3, 2)]
+    assert [problem.scope for problem in reading.problems] == ["product:{id}"] * 3
+    assert "did you mean" in reading.problems[0].reason
+
+
+def clears_of(outputs: list[Any]) -> list[tuple[str, ...]]:
+    return [tuple(output.operations[0].clears()) for output in outputs]
+
+
+def test_a_key_that_cannot_be_made_clears_once_until_it_may_have_been_made() -> None:
+    builder = BinlogBuilder()
+    reading = Reading(key="product:{name}")
+
+    def change(*columns: str, number: int = 100) -> None:
+        builder.begin()
+        builder.table(number, columns=[(name, "text") for name in columns])
+        builder.rows("write", ["x"] * len(columns), table_id=number)
+        builder.commit()
+
+    for _ in range(3):
+        change("id")
+    assert clears_of(reading.feed(builder)) == [("product:",), (), ()]
+    # What never took effect has cleared nothing.
+    builder.begin()
+    builder.table(columns=[("id", "text")])
+    builder.describe()
+    change("id")
+    change("id")
+    assert clears_of(reading.feed(builder)) == [("product:",), ()]
+    # The table got the column, without a word of that, which clears by itself, and lost it again.
+    change("id", "name", number=101)
+    change("id", number=102)
+    change("id", number=102)
+    assert clears_of(reading.feed(builder)) == [("product:",), ("product:",), ()]
+    # A statement forgets all that is known.
+    builder.gtid()
+    builder.query("ALTER TABLE product ADD COLUMN size INT")
+    change("id", number=102)
+    assert clears_of(reading.feed(builder)) == [("product:",), ("product:",)]
+
+
+def test_a_clear_within_a_prepared_transaction_does_not_count() -> None:
+    builder = BinlogBuilder()
+    reading = Reading(key="product:{nope}")
+    builder.gtid()
+    builder.query("XA START X'61',X'',1")
+    builder.table()
+    builder.rows("write", (1, "a"))
+    builder.query("XA END X'61',X'',1")
+    builder.event(b.XA_PREPARE, struct.pack("<BIII", 0, 1, 1, 0) + b"a")
+    builder.gtid()
+    builder.query("XA ROLLBACK X'61',X'',1")
+    builder.transaction(("write", [(1, "a")]))
+    assert clears_of(reading.feed(builder)) == [(), ("product:",), ("product:",)]
 
 
 def test_an_event_above_the_limit_clears_its_table() -> None:

@@ -365,18 +365,84 @@ def test_a_lane_whose_column_is_missing_clears_its_prefix() -> None:
     assert table.into[0].clears() == ("p:",)
 
 
+@pytest.mark.parametrize("value", ["json", "msgpack", "hash"])
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (lane(columns=["id", "nam"]), 'no column "nam"; did you mean "name"?'),
-        (lane(value="column:zzz"), 'no column "zzz"'),
-        (lane("product:{extra}"), 'the column "extra" is JSON'),
+        ({"columns": ["id", "nam"]}, 'no column "nam"; did you mean "name"?'),
+        ({"value": "column:zzz"}, 'no column "zzz"'),
+        ({"where": "cost = 1"}, 'no column "cost" (column 1 of where)'),
+        ({"where": "extra = 1"}, "extra"),
+        ({"value": "none", "where": "cost = 1"}, 'no column "cost" (column 1 of where)'),
+        ({"columns": ["nam"], "ttl_s": 5.0, "ttl_jitter": 0.5}, 'no column "nam"'),
     ],
 )
-def test_lanes_that_cannot_work_on_a_shape(config: LaneConfig, reason: str) -> None:
-    for change in ("write", "delete", "update", "carefully"):
-        table = Table(config)
+def test_a_value_that_cannot_be_made_deletes_the_keys_and_clears_nothing(
+    config: dict[str, object], reason: str, value: str
+) -> None:
+    changes: list[tuple[str, tuple[object, ...], list[str]]] = [
+        ("write", (PEN, INK), ["product:1", "product:2"]),
+        ("delete", (PEN,), ["product:1"]),
+        ("update", ((PEN, INK),), ["product:1", "product:2"]),
+        ("update", ((PEN, PEN),), ["product:1"]),
+        ("carefully", (PEN, INK), ["product:1", "product:2"]),
+        ("carefully", (None, PEN), ["product:1"]),
+        ("carefully", (PEN, None), ["product:1"]),
+    ]
+    for change, rows, keys in changes:
+        table = Table(lane(**{"value": value, **config}))
+        assert [problem.scope for problem in table.bound.problems] == ["product:{id}"]
         assert reason in table.bound.problems[0].reason
+        getattr(table, change)(*rows)
+        assert table.written() == [Delete(key) for key in keys]
+        assert table.into[0].clears() == ()
+        assert table.into[0].size_bytes == sum(map(operation_size_bytes, table.written()))
+
+
+def test_a_value_that_cannot_be_made_leaves_the_other_lanes_alone() -> None:
+    table = Table(lane(columns=["nam"], invalidate=["of:{name}"]), lane("q:{id}", value="none"))
+    assert table.update((PEN, INK)) == [
+        Delete("product:1"),
+        Delete("product:2"),
+        Delete('of:i"nk'),
+        Delete("of:pen"),
+        Delete("q:1"),
+        Delete("q:2"),
+    ]
+    assert table.into[0].clears() == ()
+
+
+def test_only_the_keys_whose_own_column_is_missing_clear_their_prefix() -> None:
+    for change in ("write", "update", "carefully"):
+        table = Table(lane("p:{id}", keys=["s:{sku}"], invalidate=["of:{name}", "at:{shop}"]))
+        scopes = ["at:*", "s:*", "p:{id}", "of:{name}"]
+        assert [problem.scope for problem in table.bound.problems] == scopes
+        rows = {"write": (PEN,), "update": ((PEN, PEN),), "carefully": (PEN, PEN)}[change]
+        getattr(table, change)(*rows)
+        assert table.written() == [Delete("p:1"), Delete("of:pen")]
+        assert sorted(table.into[0].clears()) == ["at:", "s:"]
+
+
+@pytest.mark.parametrize("change", ["write", "delete", "update", "carefully"])
+def test_what_only_the_lane_stores_is_cleared_once_and_what_others_keep_each_time(
+    change: str,
+) -> None:
+    table = Table(
+        lane("p:{nope}"), lane("n:{nope}", value="none"), lane("q:{id}", invalidate=["i:{nope}"])
+    )
+    rows = {"update": ((PEN, PEN),), "carefully": (PEN, PEN)}.get(change, (PEN,))
+    for swept, cleared in ((False, ["i:", "n:", "p:"]), (True, ["i:", "n:"])):
+        table.bound.swept = swept
+        table.into = [OperationSet()]
+        getattr(table, change)(*rows)
+        assert sorted(table.into[0].clears()) == cleared
+        assert [write.key for write in table.written()] == ["q:1"]
+
+
+def test_a_json_column_in_a_key_is_a_key_that_cannot_be_made() -> None:
+    for change in ("write", "delete", "update", "carefully"):
+        table = Table(lane("product:{extra}"))
+        assert 'the column "extra" is JSON' in table.bound.problems[0].reason
         assert table.bound.before == table.bound.after == ()
         if change == "carefully":
             assert table.carefully(PEN, INK) == []
@@ -782,14 +848,6 @@ def test_a_before_image_that_cannot_be_read_does_not_keep_the_new_row_out() -> N
     table = Table(lane(value="column:name", where=CHEAP))
     assert table.carefully((1, "pen", BROKEN, b"", None), PEN) == []
     assert table.written() == [Set("product:1", b"pen")]
-
-
-def test_a_condition_over_a_missing_column_is_a_problem_that_clears() -> None:
-    table = Table(lane(where="cost = 1", invalidate=["x:{id}"]))
-    assert [problem.scope for problem in table.bound.problems] == ["product:*", "x:*"]
-    assert 'no column "cost" (column 1 of where)' in table.bound.problems[0].reason
-    table.write(PEN)
-    assert table.into[0].clears() == ("product:", "x:")
 
 
 def test_the_time_to_live_varies_within_its_jitter() -> None:

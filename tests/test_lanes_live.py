@@ -196,6 +196,47 @@ async def test_several_keys_and_the_keys_of_others_follow_the_row(
         assert await keys() == set()
 
 
+async def scans(redis_server: Redis) -> int:
+    async with redis_server.client() as client:
+        return int((await client.info("commandstats")).get("cmdstat_scan", {}).get("calls", 0))
+
+
+async def test_a_column_that_is_gone_costs_its_rows_keys_and_no_walk_over_the_cache(
+    database: DatabaseServer, schema: str, redis_server: Redis
+) -> None:
+    lanes: list[dict[str, Any]] = [
+        {"key": "p:{id}", "columns": ["id", "price"]},
+        {"key": "w:{id}", "value": "column:id", "where": "price > 1"},
+        {"key": "by:{price}:{id}", "value": "column:id"},
+    ]
+    await make_table(database, schema)
+    config = settings(database, schema, redis_server.url(), lanes)
+    async with lanecache.start(config) as service, redis_server.client() as client:
+        await database.execute(f"INSERT INTO {schema}.t (id, price) VALUES (1, 2), (2, 3)")
+        await caught_up(database, service)
+        assert await client.exists("p:1", "p:2", "w:1", "w:2") == 4
+        await database.execute(
+            f"ALTER TABLE {schema}.t CHANGE price cost DECIMAL(12,4)",
+            f"UPDATE {schema}.t SET stock = 1",
+        )
+        await caught_up(database, service)
+        assert await client.keys("[pwb]*:*") == []
+        before = await scans(redis_server)
+        # An application that keeps something there itself.
+        await client.mset({"p:1": "old", "w:1": "old", "p:9": "another row's"})
+        for step in (2, -2) * 50:
+            await database.execute(f"UPDATE {schema}.t SET stock = stock + 1, id = id + {step}")
+        await caught_up(database, service)
+        assert await client.keys("[pwb]*:*") == [b"p:9"]
+        assert await scans(redis_server) == before
+        await database.execute(
+            f"ALTER TABLE {schema}.t RENAME COLUMN cost TO price",
+            f"UPDATE {schema}.t SET stock = -1",
+        )
+        await caught_up(database, service)
+        assert await client.exists("p:1", "p:2", "w:1", "w:2", "by:2.0000:1", "by:3.0000:2") == 6
+
+
 @pytest.fixture
 def module(schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Write a module with a lane over the schema's table."""

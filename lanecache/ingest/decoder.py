@@ -389,6 +389,7 @@ class Decoder:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""
         effect = self._take_effect()
         effect.discard_partial()
+        self._tables.sweep_again()
         self._open = False
         self._start = None
         if effect.overflowed:
@@ -523,6 +524,7 @@ class Decoder:
         effect = self._take_effect()
         # The outcome comes as a transaction of its own, behind others.
         effect.discard_partial()
+        self._tables.sweep_again()
         held_bytes = effect.size_bytes + self._prepared.held_bytes
         if effect.overflowed or held_bytes > self._transaction_bytes_max:
             if effect.overflowed:

@@ -128,7 +128,7 @@ class MappedTable:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What keeps lanes from working on this shape; each clears its prefix at every change."""
+        """What keeps lanes from working on this shape; each forgets its keys at every change."""
         return self._bound.problems if self._bound is not None else ()
 
     @property
@@ -196,8 +196,9 @@ class MappedTable:
 
         problems = self._map(bound, code, kind, images, whole if careful else None, into, partial)
         if bound.problems:
-            # The lanes that cannot work on this shape have cleared their prefixes.
+            # The lanes that cannot work on this shape have forgotten what they had to.
             problems = [*bound.problems, *problems]
+            bound.swept = True
         return rows, problems
 
     def apply_in_pieces(
@@ -224,6 +225,7 @@ class MappedTable:
                 problems = self._map(bound, code, kind, piece.images, whole, into(), partial)
                 if standing:
                     problems, standing = [*standing, *problems], ()
+                    bound.swept = True
                 yield len(piece.images) >> kind.has_both_images, problems
         except BinlogError as error:
             # It clears what the pieces before it brought, too.
@@ -253,6 +255,11 @@ class MappedTable:
         if whole is not None:
             return _map_carefully(bound, kind, images, into)
         return self._changes[kind](images, into) or ()
+
+    def sweep_again(self) -> None:
+        """Take nothing for cleared: what did it may come to nothing, or the table was another."""
+        if self._bound is not None:
+            self._bound.swept = False
 
     def _map_partly(
         self,

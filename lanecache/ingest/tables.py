@@ -221,6 +221,8 @@ class Tables:
         last = self._shapes.get(name)
         if last is not None and last[0] == front:
             return
+        # What another shape has stored is not swept yet.
+        table.sweep_again()
         table_map = parse_table_map(front, mariadb=mariadb)
         self._shapes[name] = (front, table_map)
         if last is not None and not same_shape(last[1], table_map):
@@ -231,6 +233,12 @@ class Tables:
         if self._by_id.get(table_id) is not table:
             self._by_id[table_id] = table
             self.announced.clear()
+
+    def sweep_again(self) -> None:
+        """Take nothing for cleared: what was read last may come to nothing."""
+        for table in self._by_id.values():
+            if table is not None:
+                table.sweep_again()
 
     def _announced(self, table_id: bytes, table: MappedTable | None, body: bytes) -> None:
         """Take note of what an id stands for from here on."""

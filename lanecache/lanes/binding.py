@@ -13,7 +13,7 @@ from lanecache.lanes.where_code import BoundWhere, WhereProblem, bind_where
 from lanecache.row import ColumnForm, ColumnKind, ColumnUse, TableShape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lanecache.lanes.key import KeyTemplate, Part
 
@@ -42,7 +42,11 @@ class ValueColumn(msgspec.Struct, frozen=True):
 class BoundLane(msgspec.Struct, frozen=True):
     """A lane over one shape of a table, its columns found.
 
-    ``reason`` says why it cannot work, and is empty when it can.
+    ``reason`` says why it cannot work, and is empty when it can. Where it cannot, nothing is
+    stored, and every change deletes the keys that can be made: those of ``keys`` and
+    ``invalidates``. Of templates that cannot be made, the prefixes have to be cleared: those in
+    ``cleared`` by every change, since others may keep values there; those in ``cleared_once`` need
+    it once, since the lane alone stores there, and stores nothing as long as the shape is this one.
     """
 
     lane: Lane
@@ -55,6 +59,24 @@ class BoundLane(msgspec.Struct, frozen=True):
     value_columns: tuple[ValueColumn, ...] = ()
     where: BoundWhere | None = None
     prefixes_are_own: bool = False  # no other lane's keys can lie below them
+    cleared: tuple[str, ...] = ()
+    cleared_once: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> ValueKind:
+        """Give what is stored: nothing, where the lane cannot work."""
+        return ValueKind.NONE if self.reason else self.lane.kind
+
+    @property
+    def makes_keys(self) -> bool:
+        """Whether any key of the lane can be made of a row."""
+        return bool(self.keys or self.invalidates)
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Give what each change invalidates where the lane cannot work."""
+        made = (key.template.text for key in (*self.keys, *self.invalidates))
+        return (*(f"{prefix}*" for prefix in (*self.cleared, *self.cleared_once)), *made)
 
     @property
     def name(self) -> str:
@@ -73,9 +95,9 @@ class BoundLane(msgspec.Struct, frozen=True):
         which JSON writes alike.
         """
         indexes = [column.index for column in self.value_columns]
-        if self.lane.kind in (ValueKind.COLUMN, ValueKind.HASH):
+        if self.kind in (ValueKind.COLUMN, ValueKind.HASH):
             return tuple(ColumnUse(index, ColumnForm.RAW) for index in indexes)
-        if self.lane.kind is ValueKind.MSGPACK:
+        if self.kind is ValueKind.MSGPACK:
             return tuple(plain_use(shape, index) for index in indexes)
         in_keys = {index for key in self.keys for index in key.columns}
         return tuple(
@@ -96,9 +118,40 @@ def bind_lane(
     prefixes = lane.prefixes_for(shape.schema, shape.table)
     by_name = {column.name.lower(): index for index, column in enumerate(shape.columns)}
 
+    def bind_key(template: KeyTemplate) -> BoundKey:
+        parts = template.resolve(shape.schema, shape.table)
+        return BoundKey(
+            template=template,
+            prefix=template.prefix_for(shape.schema, shape.table),
+            parts=parts,
+            columns=tuple(by_name[p.name.lower()] for p in parts if not isinstance(p, str)),
+        )
+
+    def makes(template: KeyTemplate) -> bool:
+        found = [by_name.get(name.lower()) for name in template.columns]
+        return all(i is not None and shape.columns[i].kind is not ColumnKind.JSON for i in found)
+
+    def unmade(templates: Sequence[KeyTemplate]) -> tuple[str, ...]:
+        broken = (template for template in templates if not makes(template))
+        return tuple(dict.fromkeys(t.prefix_for(shape.schema, shape.table) for t in broken))
+
     def cannot(reason: str, remedy: str) -> BoundLane:
+        stores = lane.kind is not ValueKind.NONE
+        always = unmade(lane.invalidates if stores else lane.templates)
+        once = unmade(lane.keys) if stores else ()
         return BoundLane(
-            lane, prefixes, audiences, reason, remedy, prefixes_are_own=prefixes_are_own
+            lane,
+            prefixes,
+            audiences,
+            reason,
+            remedy,
+            keys=tuple(bind_key(template) for template in lane.keys if makes(template)),
+            invalidates=tuple(
+                bind_key(template) for template in lane.invalidates if makes(template)
+            ),
+            prefixes_are_own=prefixes_are_own,
+            cleared=always,
+            cleared_once=tuple(prefix for prefix in once if prefix not in always),
         )
 
     in_keys = [name for template in lane.templates for name in template.columns]
@@ -126,15 +179,6 @@ def bind_lane(
         except WhereProblem as problem:
             return cannot(str(problem), "correct the lane's where")
     value_columns = _value_columns(lane, shape, by_name)
-
-    def bind_key(template: KeyTemplate) -> BoundKey:
-        parts = template.resolve(shape.schema, shape.table)
-        return BoundKey(
-            template=template,
-            prefix=template.prefix_for(shape.schema, shape.table),
-            parts=parts,
-            columns=tuple(by_name[p.name.lower()] for p in parts if not isinstance(p, str)),
-        )
 
     return BoundLane(
         lane=lane,

@@ -50,6 +50,7 @@ class CompiledTable:
         "_matchers",
         "_random",
         "_shape",
+        "_swept",
         "after",
         "before",
         "delete",
@@ -67,27 +68,37 @@ class CompiledTable:
         self._shape = shape
         self._lanes = tuple(lanes)
         self._random = random
-        working = [lane for lane in lanes if not lane.reason]
+        self._swept = [False]
+        working = [lane for lane in lanes if not lane.reason or isinstance(lane, BoundLane)]
         keys = dict.fromkeys(use for lane in working for use in lane.before_uses())
         values = dict.fromkeys(use for lane in working for use in lane.value_uses(shape))
         self.before: tuple[ColumnUse, ...] = tuple(keys)
         self.after: tuple[ColumnUse, ...] = tuple(keys | values)
         self.problems: tuple[Problem, ...] = tuple(
-            Problem(lane.name, f"{prefix}*", lane.reason)
+            Problem(lane.name, scope, lane.reason)
             for lane in lanes
             if lane.reason
-            for prefix in lane.prefixes
+            for scope in lane.scopes
         )
         self._matchers = {
             lane.lane.number: lane.where.matcher()
             for lane in working
             if isinstance(lane, BoundLane) and lane.where is not None
         }
-        source, names = row_module(shape, lanes, self.before, self.after, random)
+        source, names = row_module(shape, lanes, self.before, self.after, random, self._swept)
         exec(compile(source, f"<lanes of {shape.schema!r}.{shape.table!r}>", "exec"), names)
         self.write: MapRows = names["write"]
         self.delete: MapRows = names["delete"]
         self.update: MapRows = names["update"]
+
+    @property
+    def swept(self) -> bool:
+        """Whether what needs clearing once was cleared (see ``BoundTable``)."""
+        return self._swept[0]
+
+    @swept.setter
+    def swept(self, value: bool) -> None:
+        self._swept[0] = value
 
     def change_carefully(
         self, before: Image | None, after: Image | None, into: Sequence[OperationSet]
@@ -99,12 +110,12 @@ class CompiledTable:
         for lane in self._lanes:
             sets = [into[index] for index in lane.audiences]
             if lane.reason:
-                for target in sets:
-                    for prefix in lane.prefixes:
+                for prefix in (*lane.cleared, *(() if self.swept else lane.cleared_once)):
+                    for target in sets:
                         target.clear(prefix)
-            elif isinstance(lane, BoundLane):
+            if isinstance(lane, BoundLane):
                 self._change(lane, old_values, new_values, _Report(lane, sets, problems))
-            else:
+            elif not lane.reason:
                 problems += lane.change_carefully(old_values, new_values, into)
         return problems
 
@@ -187,7 +198,7 @@ class CompiledTable:
         for use in uses:
             if isinstance(values[use], Unreadable):
                 return self._name(use, values[use])
-        kind = lane.lane.kind
+        kind = lane.kind
         if kind is ValueKind.NONE:
             return None
         if kind is ValueKind.COLUMN:

@@ -33,6 +33,7 @@ class BoundPythonLane:
         self.audiences = audiences
         self.prefixes_are_own = prefixes_are_own
         self.reason = ""
+        self.cleared_once: tuple[str, ...] = ()
         self._shape = shape
         self._caller = Caller(lane.lane, clock)
         by_name = {column.name.lower(): index for index, column in enumerate(shape.columns)}
@@ -50,6 +51,19 @@ class BoundPythonLane:
             indexes.append(index)
         self._columns = [(names[index], shape.columns[index].kind) for index in indexes]
         self.uses: tuple[ColumnUse, ...] = tuple(plain_use(shape, index) for index in indexes)
+
+    @property
+    def cleared(self) -> tuple[str, ...]:
+        """Give what every change clears: all, where the lane cannot work.
+
+        Each time, since others may keep values there which the lane only deletes.
+        """
+        return self.prefixes if self.reason else ()
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Give what each change invalidates where the lane cannot work."""
+        return tuple(f"{prefix}*" for prefix in self.cleared)
 
     def before_uses(self) -> tuple[ColumnUse, ...]:
         """Give what is wanted of both images."""

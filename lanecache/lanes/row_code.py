@@ -33,9 +33,13 @@ def row_module(
     before: Sequence[ColumnUse],
     after: Sequence[ColumnUse],
     random: Callable[[], float],
+    swept: Sequence[bool],
 ) -> tuple[str, dict[str, Any]]:
-    """Give the source of ``write``, ``delete`` and ``update``, and the names that it runs with."""
-    return _Writer(shape, lanes, before, after).module(random)
+    """Give the source of ``write``, ``delete`` and ``update``, and the names that it runs with.
+
+    ``swept`` holds one element, looked at in each call: whether what needs clearing once was.
+    """
+    return _Writer(shape, lanes, before, after).module(random, swept)
 
 
 class _Writer:
@@ -47,10 +51,16 @@ class _Writer:
         after: Sequence[ColumnUse],
     ) -> None:
         self._shape = shape
-        numbered = list(enumerate(lane for lane in lanes if not lane.reason))
-        self._working = [(number, lane) for number, lane in numbered if isinstance(lane, BoundLane)]
+        numbered = list(enumerate(lanes))
+        self._working = [
+            (number, lane)
+            for number, lane in numbered
+            if isinstance(lane, BoundLane) and lane.makes_keys
+        ]
         self._python = [
-            (number, lane) for number, lane in numbered if isinstance(lane, BoundPythonLane)
+            (number, lane)
+            for number, lane in numbered
+            if isinstance(lane, BoundPythonLane) and not lane.reason
         ]
         self._failing = [lane for lane in lanes if lane.reason]
         self._before = {use: f"b{index}" for index, use in enumerate(before)}
@@ -65,7 +75,9 @@ class _Writer:
                 self._encoders[id(key)] = encoder
                 self._names[encoder] = key.template.encoder
 
-    def module(self, random: Callable[[], float]) -> tuple[str, dict[str, Any]]:
+    def module(
+        self, random: Callable[[], float], swept: Sequence[bool]
+    ) -> tuple[str, dict[str, Any]]:
         names = self._names
         names |= {
             "Set": Set,
@@ -73,6 +85,7 @@ class _Writer:
             "overhead": OPERATION_OVERHEAD_BYTES,
             "null": "%NULL",
             "random": random,
+            "swept": swept,
             "pack_row": pack_row,
             **PACKED_NAMES,
             **WHERE_NAMES,
@@ -120,13 +133,21 @@ class _Writer:
         # Behind everything else: what other lanes wrote below the prefix goes too, since the order
         # of these rows and those is not known any more.
         for failing in self._failing:
-            for prefix in failing.prefixes:
-                for audience in failing.audiences:
-                    seen = f"if {prefix!r} not in o{audience}.prefixes: "
-                    once = seen if failing.prefixes_are_own else ""
-                    emit(f"    {once}o{audience}.clear({prefix!r})")
+            self._clear(failing, failing.cleared, 4)
+            if failing.cleared_once:
+                emit("    if not swept[0]:")
+                self._clear(failing, failing.cleared_once, 8)
         if self._python:
             emit("    return problems")
+
+    def _clear(
+        self, lane: BoundLane | BoundPythonLane, prefixes: Sequence[str], indent: int
+    ) -> None:
+        for prefix in prefixes:
+            for audience in lane.audiences:
+                seen = f"if {prefix!r} not in o{audience}.prefixes: "
+                once = seen if lane.prefixes_are_own else ""
+                self._lines.append(f"{' ' * indent}{once}o{audience}.clear({prefix!r})")
 
     # The bodies of the loops.
 
@@ -230,10 +251,10 @@ class _Writer:
         ttl = _ttl(lane)
         for nth, key in enumerate(lane.keys):
             self._key(key, self._after, indent)
-            if lane.lane.kind is ValueKind.NONE:
+            if lane.kind is ValueKind.NONE:
                 self._put(lane, "Delete(k)", indent)
                 emit(f"{pad}s{number} += len(k){overhead}")
-            elif lane.lane.kind is ValueKind.COLUMN:
+            elif lane.kind is ValueKind.COLUMN:
                 value = self._after[lane.value_uses(self._shape)[0]]
                 size = f"len(k) + len({value})"
                 emit(f"{pad}s{number} += {f'len(k) if {value} is None else {size}'}")
