@@ -19,7 +19,6 @@ from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
 from lanecache.ingest.effect import Effect
 from lanecache.ingest.framing import EVENT_BYTES_MAX
-from lanecache.ingest.mapped_table import RowsEvent
 from lanecache.ingest.outputs import (
     PAUSE,
     Committed,
@@ -31,7 +30,7 @@ from lanecache.ingest.outputs import (
     SchemaWanted,
 )
 from lanecache.ingest.reread import PartialRows
-from lanecache.ingest.row_pieces import PIECE_BYTES
+from lanecache.ingest.row_pieces import PIECE_BYTES, RowsEvent
 from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
 from lanecache.ingest.tables import Kept, NamedTable, Place, Tables

@@ -9,24 +9,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial as bind
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from lanecache.errors import BinlogError, SchemaUnknown
-from lanecache.ingest.compressed import MariadbUnpacker
 from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.row_decoders import PieceDecoders, RowDecoders
-from lanecache.ingest.row_pieces import (
-    PackedRows,
-    Piece,
-    PlainRows,
-    RowBytes,
-    next_piece,
-    same_images,
-)
+from lanecache.ingest.row_pieces import Piece, RowsEvent, next_piece, open_rows, same_images
 from lanecache.ingest.rows import (
     NOT_IN_IMAGE,
     READ_ERRORS,
-    PieceDecoder,
     RowKind,
     TableCode,
     read_rows,
@@ -48,21 +37,6 @@ if TYPE_CHECKING:
     from lanecache.ingest.table import TableMap
 
 MapRows = Callable[[Sequence[Image], Sequence[OperationSet]], Sequence[Problem] | None]
-
-
-class RowsEvent(msgspec.Struct, frozen=True):
-    """A rows event: ``data[start:end]``, from the column count on.
-
-    ``packed`` says that MariaDB has compressed it behind its bitmaps; it may unpack to
-    ``bytes_max``.
-    """
-
-    kind: RowKind
-    data: bytes
-    start: int
-    end: int
-    packed: bool
-    bytes_max: int
 
 
 class _Pieces:
@@ -219,7 +193,7 @@ class MappedTable:
         kind, pieces = event.kind, self._piece_decoders
         standing: Sequence[Problem] = bound.problems
         try:
-            decoder, rows = _open(pieces.mapped, code, *self._plans(bound), event)
+            decoder, rows = open_rows(pieces.mapped, code, *self._plans(bound), event)
             while (piece := next_piece(decoder, rows)) is not None:
                 whole = bind(self._piece_whole, code, event, piece) if piece.careful else None
                 problems = self._map(bound, code, kind, piece.images, whole, into(), partial)
@@ -472,7 +446,9 @@ class MappedTable:
             return known
         most = True, bool(self._row_end)
         try:
-            decoder, rows = _open(self._piece_decoders.referenced, self._code, plan, plan, event)
+            decoder, rows = open_rows(
+                self._piece_decoders.referenced, self._code, plan, plan, event
+            )
             while known != most and (piece := next_piece(decoder, rows)) is not None:
                 judged = self._judge_references(piece.images, careful=piece.careful)
                 known = _either(known, judged)
@@ -523,26 +499,6 @@ def _read(
     data, start, end = event
     decoder, start = decoders.get(code, before_plan, after_plan, kind, data, start)
     return read_rows(decoder, data, start, end)
-
-
-def _open(
-    decoders: PieceDecoders,
-    code: TableCode,
-    before_plan: Sequence[ColumnUse],
-    after_plan: Sequence[ColumnUse],
-    event: RowsEvent,
-) -> tuple[PieceDecoder, RowBytes]:
-    """Find what decodes the rows of an event, and give it with the rows.
-
-    Raises:
-        BinlogError: they are not of this table, or cannot be unpacked.
-    """
-    data = event.data
-    decoder, start = decoders.get(code, before_plan, after_plan, event.kind, data, event.start)
-    if not event.packed:
-        return decoder, PlainRows(data, start, event.end)
-    unpacker = MariadbUnpacker(data, start, event.end, bytes_max=event.bytes_max)
-    return decoder, PackedRows(unpacker)
 
 
 def _whole_plans(code: TableCode) -> tuple[Sequence[ColumnUse], Sequence[ColumnUse]] | None:

@@ -7,20 +7,39 @@ million of them into less than eight kilobytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from lanecache.errors import BinlogError
+from lanecache.ingest.compressed import MariadbUnpacker
 
 if TYPE_CHECKING:
-    from lanecache.ingest.compressed import MariadbUnpacker
-    from lanecache.ingest.rows import PieceDecoder
-    from lanecache.row import Image
+    from lanecache.ingest.row_decoders import PieceDecoders
+    from lanecache.ingest.rows import PieceDecoder, RowKind, TableCode
+    from lanecache.row import ColumnUse, Image
 
 PIECE_BYTES = 32 * 1024
 """A piece holds the rows that begin in so many bytes: no more rows than that."""
 
 PIECE_ROWS = 2048
 """So many rows are aimed at, by how long the last ones were."""
+
+
+class RowsEvent(msgspec.Struct, frozen=True):
+    """A rows event: ``data[start:end]``, from the column count on.
+
+    ``packed`` says that MariaDB has compressed it behind its bitmaps; it may unpack to
+    ``bytes_max``.
+    """
+
+    kind: RowKind
+    data: bytes
+    start: int
+    end: int
+    packed: bool
+    bytes_max: int
 
 
 class RowBytes(Protocol):
@@ -90,6 +109,26 @@ class Piece:
         self.end = rows.end
         self.images = images
         self.careful = careful
+
+
+def open_rows(
+    decoders: PieceDecoders,
+    code: TableCode,
+    before_plan: Sequence[ColumnUse],
+    after_plan: Sequence[ColumnUse],
+    event: RowsEvent,
+) -> tuple[PieceDecoder, RowBytes]:
+    """Find what decodes the rows of an event, and give it with the rows.
+
+    Raises:
+        BinlogError: they are not of this table, or cannot be unpacked.
+    """
+    data = event.data
+    decoder, start = decoders.get(code, before_plan, after_plan, event.kind, data, event.start)
+    if not event.packed:
+        return decoder, PlainRows(data, start, event.end)
+    unpacker = MariadbUnpacker(data, start, event.end, bytes_max=event.bytes_max)
+    return decoder, PackedRows(unpacker)
 
 
 def next_piece(decoder: PieceDecoder, rows: RowBytes) -> Piece | None:
