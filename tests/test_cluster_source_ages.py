@@ -303,7 +303,8 @@ def test_the_age_of_a_node_that_hides_old_values_is_not_taken_by_one_that_shows_
     assert two.store.get("a", None) is None
     assert age_of(world, two) == pytest.approx(5)
     world.transfer(two, three)
-    assert three.store.get("a", None) == 1
+    world.write(three, put("a", 2), mark=mark_at(new, 2))
+    assert three.store.get("a", None) == 2
     assert age_of(world, three) is None
 
 

@@ -270,6 +270,7 @@ def clustered(**fields: object) -> dict[str, Any]:
         ("tombstone_grace_s", [0, 0.5, float("nan")], [1, 86_400]),
         ("clock_drift_max_s", [0, 0.01, 86_401], [0.1, 86_400]),
         ("alone_after_s", [0, -1.0, float("inf")], [0.01, 60, None]),
+        ("source_age_max_s", [0.01, -1.0, float("nan")], [0, 0.1, 3600]),
     ],
 )
 def test_a_bound_of_the_cluster_out_of_range_is_refused_and_the_edge_is_taken(

@@ -21,8 +21,10 @@ from lanecache.errors import ConfigError
 from lanecache.http import serve_http
 from lanecache.http.page import render_page
 from lanecache.statistics import (
+    ClusterStatistics,
     LaneStatistics,
     LinkState,
+    ReplicatedSource,
     SinkStatistics,
     SourceStatistics,
     Statistics,
@@ -167,6 +169,27 @@ async def test_the_page_shows_the_state_and_loads_nothing(client: aiohttp.Client
         assert shown in page
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!/)', page)
+
+
+async def test_the_ages_of_the_clusters_sources_are_shown_where_they_are_known(
+    client: aiohttp.ClientSession, service: Service
+) -> None:
+    shop = ReplicatedSource(name="shop", position="0-1-7", age_s=1.5, silent_s=0.5)
+    stock = ReplicatedSource(name="stock", position="0-1-8", silent_s=3.0)
+    old = ReplicatedSource(name="old", position="0-1-9")
+    cluster = ClusterStatistics(
+        name="c", address="127.0.0.1:7946", process="1", sources=[shop, stock, old]
+    )
+    service.now = Statistics(cluster=cluster)
+    text = await text_of(client, "/metrics")
+    assert 'lanecache_cluster_source_age_seconds{source="shop"} 1.5' in text
+    assert 'lanecache_cluster_source_silence_seconds{source="stock"} 3.0' in text
+    assert 'age_seconds{source="stock"}' not in text
+    assert 'source="old"' not in text
+    page = await text_of(client, "/")
+    assert "at most 1.5 s old, its reader heard of 0.5 s ago" in page
+    assert "age not known yet, its reader heard of 3.0 s ago" in page
+    assert page.count("its reader heard of") == 2
 
 
 async def test_other_addresses_and_methods_are_refused(client: aiohttp.ClientSession) -> None:
