@@ -31,7 +31,7 @@ from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
 from lanecache.ingest.tables import NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
-from lanecache.operation import OperationSet, Position
+from lanecache.operation import NO_LINEAGE, Lineage, OperationSet, Position
 from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Decoder:
         event_bytes_max: int = 1 << 30,
         report: Callable[[Problem, str], None],
         server_id: int = 0,
+        lineage: Lineage = NO_LINEAGE,
         counts: DecoderCounts | None = None,
         reread: bool = False,
     ) -> None:
@@ -105,6 +106,7 @@ class Decoder:
             event_bytes_max: an event that unpacks to more clears its table's keys.
             report: is called for each invalidation that law 1 asks for, with where it happened.
             server_id: the server that is read; 0 where it is not known.
+            lineage: that server, and the last transaction before ``position``.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
         """
@@ -132,6 +134,13 @@ class Decoder:
         self._partial = PartialRows() if reread else None
         # Where the last transaction ended, and so where the one under way begins.
         self._ends_at = msgspec.structs.replace(position, resume=None)
+        self._server = lineage.server
+        self._file_began_at = 0
+        self._last_gtid = lineage.gtid
+        self._last_us = lineage.committed_us
+        self._start_us = 0
+        self._xid = 0  # of the transaction that ends
+        self._last_xid = lineage.xid
         self._at_end_of = -1  # the count of events when a heartbeat said that there are no more
 
     @property
@@ -143,6 +152,11 @@ class Decoder:
     def described(self) -> bool:
         """Whether the source has said what its events look like: the first that it says."""
         return self._described
+
+    def lineage_at(self, position: Position) -> Lineage:
+        """Tell the history of a position that was not read here, as far as the stream shows it."""
+        began_at = self._file_began_at if position.file == self._file else 0
+        return Lineage(self._server, began_at)
 
     @property
     def where(self) -> str:
@@ -227,11 +241,13 @@ class Decoder:
                 # That of the format description is its file's age, wherever in it a dump begins.
                 counts.last_timestamp = timestamp
             if kind == _XID:
+                if self._mariadb:
+                    self._xid = int.from_bytes(body, "little")
                 yield self._commit(timestamp)
             elif kind in _GTIDS:
                 if self._under_way():
                     yield from self._void()
-                self._begin(kind, body, server_id)
+                self._begin(kind, body, server_id, timestamp)
             elif kind == _QUERY:
                 if b.is_begin(body):
                     self._open = True
@@ -247,6 +263,7 @@ class Decoder:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
                 body = data[start + 19 : end]
+                self._file_began_at = timestamp
                 yield from self._describe(body, artificial=not next_position)
             elif kind == b.TRANSACTION_PAYLOAD and not inner:
                 for wrapped in payload_blocks(body, event_bytes_max=self._event_bytes_max):
@@ -333,6 +350,8 @@ class Decoder:
         if not artificial or rotate.file != self._file:
             yield from self._void()
             self._tables.forget_ids()
+        if rotate.file != self._file:
+            self._file_began_at = 0
         self._file = rotate.file
         self._offset = rotate.offset
         if not artificial and self._gtids is None:
@@ -349,14 +368,17 @@ class Decoder:
             or any(self._operations)
         )
 
-    def _begin(self, kind: int, body: bytes, server_id: int) -> None:
+    def _begin(self, kind: int, body: bytes, server_id: int, timestamp: int) -> None:
         if kind == b.MARIADB_GTID:
             self._start = b.parse_mariadb_gtid(body, server_id)
             self._open = not self._start.standalone
-        elif kind == b.GTID_TAGGED:
+            self._start_us = timestamp * 1_000_000
+            return
+        if kind == b.GTID_TAGGED:
             self._start = b.parse_tagged_gtid(body)
         else:
             self._start = b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID)
+        self._start_us = self._start.original_us
 
     def _void(self) -> Iterator[Output]:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""
@@ -386,6 +408,12 @@ class Decoder:
         if start is not None:
             committed_at = start.committed_at or committed_at
             if start.gtid is not None and self._gtids is not None:
+                self._last_gtid, self._last_us, self._last_xid = (
+                    start.gtid,
+                    self._start_us,
+                    self._xid,
+                )
+                self._xid = 0
                 try:
                     self._gtids = self._gtids.add(start.gtid)
                 except TypeError as error:
@@ -402,7 +430,12 @@ class Decoder:
         partial = self._partial.take(self._operations) if self._partial is not None else ()
         # Positional arguments here and below: this is run for each transaction.
         position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
-        committed = Committed(self._operations, position, committed_at, self._rolled_back, partial)
+        lineage = Lineage(
+            self._server, self._file_began_at, self._last_gtid, self._last_us, self._last_xid
+        )
+        committed = Committed(
+            self._operations, position, committed_at, self._rolled_back, partial, lineage
+        )
         self.counts.transactions += 1
         self._ends_at = position
         if position.resume is not None:
