@@ -7,6 +7,7 @@
     ├── SourceError            the database refused or cannot serve what is needed
     │   ├── SourceUnavailable  ... right now: it is tried again, for ever
     │   ├── PositionPurged     ... the binlog that holds the wanted position is gone
+    │   │   └── HistoryReplaced  ... it is of another history: a reset, a backup, another server
     │   ├── SourceClash        ... another replica uses the same server_id
     │   └── PasswordWithheld   ... whoever answers wants the password where others may hear it
     ├── BinlogError            bytes that are not a valid binlog; the position stays before them
@@ -61,6 +62,13 @@ class SourceUnavailable(SourceError):
 
 class PositionPurged(SourceError):
     """The server no longer has the binlog from the wanted position on (error 1236)."""
+
+
+class HistoryReplaced(PositionPurged):
+    """The caches hold what the server never had, or not any more: its history is another one.
+
+    The server was reset or restored, or another one that lacks transactions has taken its place.
+    """
 
 
 class SourceClash(SourceError):

@@ -310,6 +310,18 @@ class MysqlGtidSet(GtidSet):
         new._rest = rest
         return new
 
+    def difference(self, other: MysqlGtidSet) -> MysqlGtidSet:
+        """Give a new set with the transactions that the other one lacks."""
+        theirs = other.intervals()
+        return MysqlGtidSet(
+            {key: _left(spans, theirs.get(key, ())) for key, spans in self.intervals().items()}
+        )
+
+    def without(self, gtid: MysqlGtid) -> MysqlGtidSet:
+        """Give a new set that lacks one transaction."""
+        key = (gtid.source_uuid, gtid.tag)
+        return self.difference(MysqlGtidSet({key: [(gtid.number, gtid.number + 1)]}))
+
     def union(self, other: Self) -> Self:
         if not isinstance(other, MysqlGtidSet):
             raise TypeError("a GTID set of MySQL has no union with one of another server")
@@ -424,6 +436,23 @@ def parse_gtid_set(text: str, flavor: str) -> GtidSet:
     raise ValueError(f"{flavor!r} is not a kind of server with GTIDs (mysql, mariadb)")
 
 
+def parse_gtid(text: str, flavor: str) -> Gtid:
+    """Read one GTID as the server of that flavor prints it.
+
+    Raises:
+        ValueError: the text is not one, or the flavor is not known.
+    """
+    if flavor == MARIADB:
+        [mariadb] = MariadbGtidSet.parse(text).gtids().values()
+        return mariadb
+    if flavor != MYSQL:
+        raise ValueError(f"{flavor!r} is not a kind of server with GTIDs (mysql, mariadb)")
+    [((uuid, tag), [(number, stop)])] = MysqlGtidSet.parse(text).intervals().items()
+    if stop != number + 1:
+        raise ValueError(f"{text!r} is more than one transaction")
+    return MysqlGtid(uuid, tag, number)
+
+
 def _parse_interval(piece: str, part: str) -> Interval:
     match = _INTERVAL.fullmatch(piece)
     if not match:
@@ -447,6 +476,19 @@ def _merge(spans: Iterable[Interval]) -> tuple[Interval, ...]:
         else:
             merged.append((first, stop))
     return tuple(merged)
+
+
+def _left(mine: tuple[Interval, ...], theirs: tuple[Interval, ...]) -> list[Interval]:
+    """Give the stretches of ``mine`` that ``theirs`` leave; both sorted and merged."""
+    left: list[Interval] = []
+    for first, stop in mine:
+        for other_first, other_stop in theirs:
+            if other_stop <= first or other_first >= stop:
+                continue
+            left.append((first, other_first))
+            first = other_stop
+        left.append((first, stop))
+    return left
 
 
 def _covers(mine: tuple[Interval, ...], theirs: tuple[Interval, ...]) -> bool:

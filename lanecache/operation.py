@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from lanecache.gtid import GtidSet, parse_gtid_set
+from lanecache.gtid import MARIADB, MYSQL, Gtid, GtidSet, parse_gtid, parse_gtid_set
 
 # What one operation costs beside its key and value: the object, its slots, its place in a dict.
 OPERATION_OVERHEAD_BYTES = 200
@@ -91,12 +91,37 @@ class Position(msgspec.Struct, frozen=True, gc=False):
         return " ".join(part for part in (str(self.gtids or ""), place) if part) or "(start)"
 
 
+class Lineage(msgspec.Struct, frozen=True, gc=False):
+    """Which history of a source a position's numbers belong to.
+
+    Another server, a reset one or one that was restored gives the same names and numbers out again.
+    What does not come again: the server's own identity (MySQL: ``server_uuid``; MariaDB:
+    ``server_id`` and ``server_uid``), when the position's file was begun (seconds since 1970), and
+    when the last transaction with a GTID was committed where it was first (microseconds). MariaDB's
+    commit times are whole seconds, so ``xid`` has the number of its XID event, which rises for as
+    long as a server runs, and is the server's own. Empty, 0 or ``None``: not known.
+    """
+
+    server: str = ""
+    file_began_at: int = 0
+    gtid: Gtid | None = None
+    committed_us: int = 0
+    xid: int = 0
+
+
+NO_LINEAGE = Lineage()
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """What a target stores beside the data: how far a source has been applied, and by whom.
 
     ``writer`` is random per process start; ``version`` the last transaction's, so that the next
     process can stay above it. ``lanes`` says which lanes made the data: a signature for each key
-    prefix, so that a lane that was changed, added or removed since is noticed.
+    prefix, so that a lane that was changed, added or removed since is noticed. ``lineage`` says
+    which history the position is of; older versions did not store it.
+
+    ``ahead`` are positions beyond this one which parts of the target have come to, as in the midst
+    of a transaction that was not finished. It is not stored here: the parts' own records have it.
     """
 
     source: str
@@ -104,6 +129,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     version: Version
     writer: str
     lanes: Mapping[str, str] = {}
+    lineage: Lineage | None = None
+    ahead: Sequence[Checkpoint] = ()
 
     @classmethod
     def of(cls, transaction: Transaction, writer: str) -> Checkpoint:
@@ -114,6 +141,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
             version=transaction.version,
             writer=writer,
             lanes=transaction.lanes,
+            lineage=transaction.lineage,
         )
 
     def encode(self) -> bytes:
@@ -127,6 +155,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
                 origin=self.version.origin,
                 writer=self.writer,
                 lanes=self.lanes,
+                lineage=_stored_lineage(self.lineage) if self.lineage is not None else None,
             )
         )
 
@@ -148,6 +177,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
             version=Version(stored.clock, stored.origin),
             writer=stored.writer,
             lanes=stored.lanes,
+            lineage=_lineage(stored.lineage) if stored.lineage is not None else None,
         )
 
 
@@ -162,7 +192,24 @@ class _StoredCheckpoint(msgspec.Struct, omit_defaults=True):
     writer: str
     lanes: Mapping[str, str] = {}
     resume: dict[str, Any] | None = None
+    lineage: tuple[str, int, str, int, int] | None = None
     format: int = 1
+
+
+def _stored_lineage(lineage: Lineage) -> tuple[str, int, str, int, int]:
+    """Give the short form: of a GTID of the server's own, without the server's UUID."""
+    gtid = str(lineage.gtid) if lineage.gtid is not None else ""
+    if lineage.server:
+        gtid = gtid.removeprefix(lineage.server)
+    return (lineage.server, lineage.file_began_at, gtid, lineage.committed_us, lineage.xid)
+
+
+def _lineage(stored: tuple[str, int, str, int, int]) -> Lineage:
+    server, file_began_at, text, committed_us, xid = stored
+    if text.startswith(":"):
+        text = f"{server}{text}"
+    gtid = parse_gtid(text, MYSQL if ":" in text else MARIADB) if text else None
+    return Lineage(server, file_began_at, gtid, committed_us, xid)
 
 
 def _place(position: Position) -> dict[str, Any]:
@@ -292,7 +339,9 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     """The operations of one source transaction: the unit of visibility everywhere.
 
     ``position`` is where the source stands after it; ``committed_at`` is the source's commit time
-    in seconds since 1970 (0.0 where it is not known). ``lanes`` is what ``Checkpoint.lanes`` says.
+    in seconds since 1970 (0.0 where it is not known). ``lanes`` and ``lineage`` are what
+    ``Checkpoint`` says of them. ``anew`` says that the source begins anew here, maybe in another
+    history: no position that the target holds can be compared with those that come.
     """
 
     source: str
@@ -301,6 +350,8 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     committed_at: float
     operations: Operations
     lanes: Mapping[str, str] = {}
+    lineage: Lineage | None = None
+    anew: bool = False
 
 
 class DurableCallback(Protocol):

@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
 from processes import run_to_end, write_config
 
 import lanecache
-from lanecache.errors import ConfigError, LanecacheError, PositionPurged, SourceClash, SourceError
+from lanecache.errors import ConfigError, HistoryReplaced, LanecacheError, SourceClash, SourceError
 from lanecache.http.page import render_page
 from lanecache.servers import DatabaseServer, MariaDb, MySql, Redis
 from lanecache.service import Service
+from lanecache.testing.plugin import DatabaseChoice, NewDatabase, NewServer
+from lanecache.testing.proxy import FaultProxy
 
 WAIT_S = 20.0
 
@@ -127,8 +130,8 @@ async def test_a_start_that_fails_leaves_the_cache_as_it_was(
             assert "REPLICATION SLAVE" in await tried(SourceError, url=url)
         own_id = int(await database.scalar("SELECT @@server_id"))
         assert "already used" in await tried(SourceClash, server_id=own_id)
-        if isinstance(database, MariaDb):
-            assert "0-77-1000000" in await tried(PositionPurged, start="0-77-1000000")
+        unknown = "0-77-1000000" if isinstance(database, MariaDb) else f"{uuid4()}:1-9"
+        assert unknown in await tried(HistoryReplaced, start=unknown)
         # What `check` calls a fault.
         for fields, wrong, near in (
             ({"columns": ["id", "nmae"]}, "nmae", "name"),
@@ -182,3 +185,149 @@ async def test_a_run_that_is_refused_for_a_lane_ends_with_2(
         assert '"nmae"' in ended.sentence(2)
     finally:
         await mysql.execute("DROP DATABASE refused")
+
+
+# Another history.
+
+
+async def follow_source(replica: DatabaseServer, source: DatabaseServer) -> None:
+    """Make one server an asynchronous replica of another one."""
+    mariadb = isinstance(source, MariaDb)
+    await replica.execute(
+        *(
+            (
+                "SET GLOBAL gtid_slave_pos = ''",
+                f"CHANGE MASTER TO MASTER_HOST = '{source.host}', MASTER_PORT = {source.port},"
+                f" MASTER_USER = 'root', MASTER_PASSWORD = '{source.password}',"
+                " MASTER_USE_GTID = slave_pos",
+            )
+            if mariadb
+            else (
+                f"CHANGE REPLICATION SOURCE TO SOURCE_HOST = '{source.host}',"
+                f" SOURCE_PORT = {source.port}, SOURCE_USER = 'root',"
+                f" SOURCE_PASSWORD = '{source.password}', SOURCE_AUTO_POSITION = 1,"
+                " GET_SOURCE_PUBLIC_KEY = 1",
+            )
+        ),
+        "START SLAVE" if mariadb else "START REPLICA",
+    )
+
+
+async def reset(database: DatabaseServer) -> None:
+    mariadb = isinstance(database, MariaDb)
+    await database.execute("RESET MASTER" if mariadb else "RESET BINARY LOGS AND GTIDS")
+
+
+async def numbers(database: DatabaseServer) -> dict[str, Any]:
+    found = await database.query("SELECT id, n FROM shop.t")
+    return {f"t:{key}": {"id": key, "n": n} for key, n in found}
+
+
+LANE = {"table": "shop.t", "key": "t:{id}"}
+TABLE = ("CREATE DATABASE shop", "CREATE TABLE shop.t (id INT PRIMARY KEY, n INT)")
+
+
+async def test_a_fail_over_clears_what_the_new_primary_never_had_and_nothing_else(
+    database_choice: DatabaseChoice, new_server: NewServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind, series = database_choice
+    one = await new_server(kind, series, options={"log_slave_updates": 1})
+    two = await new_server(kind, series, options={"log_slave_updates": 1, "server_id": 2})
+    mariadb = isinstance(one, MariaDb)
+    # The stored passwords differ, so both have the account's.
+    for server in (one, two):
+        async with server.session() as session:
+            await session.execute("SET SESSION sql_log_bin = 0")
+            await session.execute("CREATE USER shop IDENTIFIED BY 'secret'")
+            await session.execute("GRANT ALL ON *.* TO shop")
+        await reset(server)
+    await follow_source(two, one)
+    await one.execute(*TABLE)
+    async with FaultProxy(one.host, one.port) as proxy:
+        url = f"mysql://shop:secret@{proxy.host}:{proxy.port}"
+
+        async def fail_over(to: DatabaseServer) -> None:
+            proxy.target_port = to.port
+            proxy.cut()
+
+        config = settings(url, LANE, on_purged="clear")
+        async with lanecache.start(config) as service:
+            await one.execute("INSERT INTO shop.t VALUES (1, 1), (2, 1)")
+            await until(lambda: len(held(service)) == 2)
+            # The new primary has received what the cache has, and not applied it yet.
+            await two.execute(f"STOP {'SLAVE' if mariadb else 'REPLICA'} SQL_THREAD")
+            await one.execute("UPDATE shop.t SET n = 2 WHERE id = 2")
+            await until(lambda: held(service)["t:2"]["n"] == 2)
+            await fail_over(two)
+            await until(lambda: "waiting up to 30 s" in caplog.text)
+            assert not service.statistics().ready
+            await two.execute(f"START {'SLAVE' if mariadb else 'REPLICA'} SQL_THREAD")
+            await until(lambda: service.statistics().ready)
+            await two.execute("INSERT INTO shop.t VALUES (3, 1)")
+            await until(lambda: "t:3" in held(service))
+            assert held(service) == await numbers(two)
+            assert "clearing every lane's keys" not in caplog.text
+
+            # The former primary comes back, without what the other one has done meanwhile.
+            await fail_over(one)
+            await until(lambda: service.statistics().ready and not held(service))
+            assert "never had" in caplog.text
+            assert "clearing every lane's keys" in caplog.text
+            await one.execute("UPDATE shop.t SET n = 4 WHERE id = 1")
+            await until(lambda: held(service) == {"t:1": {"id": 1, "n": 4}})
+
+        # What is lost ends the run where nothing else is configured. A server that follows nobody
+        # is not waited for.
+        word = "SLAVE" if mariadb else "REPLICA"
+        await two.execute(f"STOP {word}", f"RESET {word} ALL")
+        service = await lanecache.start(settings(url, LANE))
+        await one.execute("UPDATE shop.t SET n = 5 WHERE id = 1")
+        await until(lambda: "t:1" in held(service))
+        await fail_over(two)
+        with anyio.fail_after(WAIT_S), pytest.raises(HistoryReplaced, match="or set source"):
+            await service.wait()
+
+
+@pytest.mark.parametrize("later", [3, 5, 9], ids=["fewer", "same", "more"])
+async def test_a_position_is_not_trusted_after_a_reset(
+    new_database: NewDatabase, redis_server: Redis, later: int
+) -> None:
+    database = await new_database()
+    await reset(database)
+    config = settings(database.url(), LANE, sink=redis_server.url())
+    async with redis_server.client() as redis:
+        await redis.flushall()
+        async with lanecache.start(config) as service:
+            await database.execute(
+                *TABLE, *(f"REPLACE INTO shop.t VALUES (1, {n})" for n in range(3))
+            )
+            async with database.session() as session:
+                await service.wait_for(await lanecache.commit_token(session.connection))
+        assert json.loads(await redis.get("t:1"))["n"] == 2
+        # As much as before, and of the same size.
+        await reset(database)
+        updates = (f"REPLACE INTO shop.t VALUES (1, {n})" for n in range(5, 5 + later))
+        await database.execute(*updates)
+        assert "never had" in await refused(config, HistoryReplaced)
+        assert json.loads(await redis.get("t:1"))["n"] == 2
+        config["source"]["on_purged"] = "clear"
+        async with lanecache.start(config) as service:
+            await until_async(redis, "t:1", None)
+            await database.execute("REPLACE INTO shop.t VALUES (2, 1)")
+            await until_async(redis, "t:2", b'{"id":2,"n":1}')
+            # While it is followed as well.
+            await reset(database)
+            await database.execute(
+                *(f"REPLACE INTO shop.t VALUES (3, {n})" for n in range(later + 3))
+            )
+            await until_async(redis, "t:2", None)
+            await database.execute("REPLACE INTO shop.t VALUES (4, 1)")
+            await until_async(redis, "t:4", b'{"id":4,"n":1}')
+            assert await redis.get("t:3") in (None, b'{"id":3,"n":%d}' % (later + 2))
+        await redis.flushall()
+
+
+async def until_async(redis: Any, key: str, value: bytes | None) -> None:
+    with anyio.fail_after(WAIT_S):
+        while await redis.get(key) != value:
+            await anyio.sleep(0.01)

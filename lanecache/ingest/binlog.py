@@ -34,6 +34,7 @@ MARIADB_UPDATE_ROWS_COMPRESSED, MARIADB_DELETE_ROWS_COMPRESSED = 170, 171
 FLAG_ARTIFICIAL = 0x20  # LOG_EVENT_ARTIFICIAL_F: made up by the dump thread, not in the file
 FLAG_IGNORABLE = 0x80  # LOG_EVENT_IGNORABLE_F
 
+BINLOG_BEGIN = 4  # behind the magic number of a binlog file
 HEADER_BYTES = 19
 _KIND_AT = 4
 CHECKSUM_BYTES = 4
@@ -82,11 +83,14 @@ class TransactionStart(msgspec.Struct, frozen=True, gc=False):
 
     ``gtid`` is ``None`` for MySQL's anonymous transactions; ``standalone`` says that no COMMIT or
     XID follows (MariaDB's DDL); ``committed_at`` is seconds since 1970, 0.0 where it is not said.
+    ``original_us`` is when it was committed where it was first, the same on every replica, in
+    microseconds since 1970; 0 where the event's body does not say it.
     """
 
     gtid: Gtid | None
     standalone: bool
     committed_at: float
+    original_us: int = 0
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):
@@ -222,15 +226,19 @@ def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
     if len(body) < 25:
         raise BinlogError("the GTID event is too short")
     uuid, number = _unpack_gtid(body)
-    committed_us = 0
+    committed_us = original_us = 0
     if len(body) >= 49:  # since MySQL 8.0.1: logical clock, then the commit's time
-        committed_us = int.from_bytes(body[42:49], "little") & _COMMITTED_MASK
+        committed_us = original_us = int.from_bytes(body[42:49], "little")
+        if committed_us > _COMMITTED_MASK:  # that of the original follows where it is another one
+            committed_us &= _COMMITTED_MASK
+            original_us = int.from_bytes(body[49:56], "little")
     gtid = None if anonymous else MysqlGtid(_uuid_text(uuid), "", number)
-    return TransactionStart(gtid, False, committed_us / 1e6)
+    return TransactionStart(gtid, False, committed_us / 1e6, original_us)
 
 
 _TAGGED_FLAGS, _TAGGED_UUID, _TAGGED_NUMBER, _TAGGED_TAG = 0, 1, 2, 3
 _TAGGED_LAST_COMMITTED, _TAGGED_SEQUENCE_NUMBER, _TAGGED_COMMITTED_AT = 4, 5, 6
+_TAGGED_ORIGINALLY_AT = 7  # left out where it is the same
 
 
 def parse_tagged_gtid(body: bytes) -> TransactionStart:
@@ -262,11 +270,19 @@ def parse_tagged_gtid(body: bytes) -> TransactionStart:
             _, pos = _varlen_signed(body, pos)
         _, pos = _expect(body, pos, _TAGGED_COMMITTED_AT)
         committed_us, pos = _varlen(body, pos)
+        original_us = committed_us
+        if pos < len(body):
+            field, pos = _varlen(body, pos)
+            if field == _TAGGED_ORIGINALLY_AT:
+                original_us, pos = _varlen(body, pos)
         source_uuid = str(UUID(bytes=bytes(uuid)))
     except (IndexError, ValueError) as error:
         raise BinlogError(f"the tagged GTID event cannot be read: {error}") from error
     return TransactionStart(
-        gtid=MysqlGtid(source_uuid, tag, number), standalone=False, committed_at=committed_us / 1e6
+        gtid=MysqlGtid(source_uuid, tag, number),
+        standalone=False,
+        committed_at=committed_us / 1e6,
+        original_us=original_us,
     )
 
 

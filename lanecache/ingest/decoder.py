@@ -35,7 +35,7 @@ from lanecache.ingest.rows import RowKind
 from lanecache.ingest.sql_statement import Statement, StatementKind
 from lanecache.ingest.tables import Kept, NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
-from lanecache.operation import OperationSet, Position
+from lanecache.operation import NO_LINEAGE, Lineage, OperationSet, Position
 from lanecache.row import Problem, TableMapping
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Decoder:
         event_bytes_max: int = EVENT_BYTES_MAX,
         report: Callable[[Problem, str], None],
         server_id: int = 0,
+        lineage: Lineage = NO_LINEAGE,
         counts: DecoderCounts | None = None,
         reread: bool = False,
         kept: Kept | None = None,
@@ -113,6 +114,7 @@ class Decoder:
             event_bytes_max: an event that unpacks to more clears its table's keys.
             report: is called for each invalidation that law 1 asks for, with where it happened.
             server_id: the server that is read; 0 where it is not known.
+            lineage: that server, and the last transaction before ``position``.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
             kept: goes on from what an earlier one knew of the tables.
@@ -140,6 +142,13 @@ class Decoder:
         self._pause_at = self.counts.rows + _ROWS_BETWEEN_PAUSES
         # Where the last transaction ended, and so where the one under way begins.
         self._ends_at = msgspec.structs.replace(position, resume=None)
+        self._server = lineage.server
+        self._file_began_at = 0
+        self._last_gtid = lineage.gtid
+        self._last_us = lineage.committed_us
+        self._start_us = 0
+        self._xid = 0  # of the transaction that ends
+        self._last_xid = lineage.xid
         self._at_end_of = -1  # the count of events when a heartbeat said that there are no more
 
     @property
@@ -151,6 +160,11 @@ class Decoder:
     def described(self) -> bool:
         """Whether the source has said what its events look like: the first that it says."""
         return self._described
+
+    def lineage_at(self, position: Position) -> Lineage:
+        """Tell the history of a position that was not read here, as far as the stream shows it."""
+        began_at = self._file_began_at if position.file == self._file else 0
+        return Lineage(self._server, began_at)
 
     @property
     def where(self) -> str:
@@ -246,11 +260,13 @@ class Decoder:
                 # That of the format description is its file's age, wherever in it a dump begins.
                 counts.last_timestamp = timestamp
             if kind == _XID:
+                if self._mariadb:
+                    self._xid = int.from_bytes(body, "little")
                 yield self._commit(timestamp)
             elif kind in _GTIDS:
                 if self._under_way():
                     yield from self._void()
-                self._begin(kind, body, server_id)
+                self._begin(kind, body, server_id, timestamp)
             elif kind == _QUERY:
                 if b.is_begin(body):
                     self._open = True
@@ -268,6 +284,7 @@ class Decoder:
                 yield from self._rotate(b.parse_rotate(body), artificial=flags & b.FLAG_ARTIFICIAL)
             elif kind == b.FORMAT_DESCRIPTION:
                 body = data[start + 19 : end]
+                self._file_began_at = timestamp
                 yield from self._describe(body, artificial=not next_position)
             elif kind == b.TRANSACTION_PAYLOAD and not inner:
                 yield from self._payload(body)
@@ -365,6 +382,8 @@ class Decoder:
         if not artificial or rotate.file != self._file:
             yield from self._void()
             self._tables.forget_ids()
+        if rotate.file != self._file:
+            self._file_began_at = 0
         self._file = rotate.file
         self._offset = rotate.offset
         if not artificial and self._gtids is None:
@@ -375,14 +394,17 @@ class Decoder:
         """Whether anything of a transaction is there that has not ended."""
         return self._open or self._start is not None or bool(self._effect)
 
-    def _begin(self, kind: int, body: bytes, server_id: int) -> None:
+    def _begin(self, kind: int, body: bytes, server_id: int, timestamp: int) -> None:
         if kind == b.MARIADB_GTID:
             self._start = b.parse_mariadb_gtid(body, server_id)
             self._open = not self._start.standalone
-        elif kind == b.GTID_TAGGED:
+            self._start_us = timestamp * 1_000_000
+            return
+        if kind == b.GTID_TAGGED:
             self._start = b.parse_tagged_gtid(body)
         else:
             self._start = b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID)
+        self._start_us = self._start.original_us
 
     def _void(self) -> Iterator[Output]:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""
@@ -416,6 +438,12 @@ class Decoder:
         if start is not None:
             committed_at = start.committed_at or committed_at
             if start.gtid is not None and self._gtids is not None:
+                self._last_gtid, self._last_us, self._last_xid = (
+                    start.gtid,
+                    self._start_us,
+                    self._xid,
+                )
+                self._xid = 0
                 try:
                     self._gtids = self._gtids.add(start.gtid)
                 except TypeError as error:
@@ -430,8 +458,11 @@ class Decoder:
         partial = effect.settle()
         # Positional arguments here and below: this is run for each transaction.
         position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
+        lineage = Lineage(
+            self._server, self._file_began_at, self._last_gtid, self._last_us, self._last_xid
+        )
         committed = Committed(
-            effect.operations, position, committed_at, effect.rolled_back, partial
+            effect.operations, position, committed_at, effect.rolled_back, partial, lineage
         )
         self.counts.transactions += 1
         self._ends_at = position

@@ -23,6 +23,7 @@ from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
     EventUnknown,
+    HistoryReplaced,
     PasswordWithheld,
     PositionPurged,
     SourceClash,
@@ -35,6 +36,8 @@ from lanecache.ingest.binlog import only_heartbeats
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
+from lanecache.ingest.history import Claim
+from lanecache.ingest.history_check import require_history
 from lanecache.ingest.merges import explain_merge
 from lanecache.ingest.offering import Offering
 from lanecache.ingest.outputs import (
@@ -54,7 +57,7 @@ from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.tables import Kept, NamedTable
 from lanecache.ingest.vouching import EndProbe, Vouching, interval_s
-from lanecache.operation import Checkpoint, OperationSet, Position
+from lanecache.operation import NO_LINEAGE, Checkpoint, OperationSet, Position
 from lanecache.row import Problem
 from lanecache.statistics import LinkState, SourceStatistics
 
@@ -124,6 +127,8 @@ class Ingest:
         )
         self._attempts = Attempts(self._source.reconnect_delay_max_s)
         self._position: Position | None = None
+        self._lineage = NO_LINEAGE
+        self._verified = False  # whether the server was just asked for what the targets hold
         # What is offered as soon as the source streams, before any of its transactions.
         self._clears: list[_Clear] = []
         self._damaged_tries = 0
@@ -193,7 +198,7 @@ class Ingest:
                         raise
                     await self._pause(error)
                 except PositionPurged as error:
-                    await self._skip_purged(error)
+                    await self._begin_anew(error)
                 except EventUnknown:
                     raise
                 except BinlogError as error:
@@ -278,57 +283,95 @@ class Ingest:
         stored = {name: found for name, found in checkpoints.items() if found is not None}
         for found in stored.values():
             self._offering.stay_above(found.version)
+        lost = await self._without_history(stored)
+        for name in lost:
+            del stored[name]
+        self._verified = bool(stored)
+        self._lineage = NO_LINEAGE
         if stored:
-            position = _earliest(
-                {name: found.position.resume or found.position for name, found in stored.items()},
-                self._where,
-            )
+            starts = {
+                name: found.position.resume or found.position for name, found in stored.items()
+            }
+            first = _earliest(starts, self._where)
+            position = starts[first]
+            self._lineage = stored[first].lineage or self._lineage
+            if position.file != stored[first].position.file:
+                self._lineage = msgspec.structs.replace(self._lineage, file_began_at=0)
             logger.info("source: going on from %s", position)
         else:
-            resolve = partial(self.server.resolve_start, self._source.start)
-            position = await self._answer(resolve)
-            logger.info(
-                "source: no position is stored, beginning at %s (%s)",
-                self._source.start,
-                position,
-            )
+            start = _start_behind(lost) if lost else self._source.start
+            position = await self._answer(partial(self.server.resolve_start, start))
+            logger.info("source: no position is stored, beginning at %s (%s)", start, position)
         self._offering.skip_up_to(
-            {name: found.position for name, found in stored.items() if found.position != position}
+            {
+                name: Claim(found.position, found.lineage)
+                for name, found in stored.items()
+                if found.position != position
+            }
         )
         for name in checkpoints:
             checkpoint = stored.get(name)
             if checkpoint is None:
                 # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
-                why = "no position is stored there, clearing its lanes' keys"
+                why = str(lost.get(name, "no position is stored there"))
                 self._clears.append(_Clear(name, tuple(self._lanes[name]), position, why))
                 continue
             changed = {prefix for prefix, _ in checkpoint.lanes.items() ^ self._lanes[name].items()}
             if changed:
-                prefixes = ", ".join(f"{prefix}*" for prefix in sorted(changed))
-                why = f"lanes were changed, added or removed since: clearing {prefixes}"
-                self._clears.append(_Clear(name, tuple(changed), checkpoint.position, why))
+                why = "lanes were changed, added or removed since"
+                at = Claim(checkpoint.position, checkpoint.lineage)
+                self._clears.append(_Clear(name, tuple(sorted(changed)), at.position, why, at))
         return position
 
-    async def _skip_purged(self, error: PositionPurged) -> None:
-        """Go on at the oldest binlog, with nothing in the caches, if the configuration says so."""
+    async def _without_history(self, stored: Mapping[str, Checkpoint]) -> dict[str, PositionPurged]:
+        """Find the sinks whose data is not of this source's history, or whose place is purged.
+
+        Each is asked for by itself: positions of different histories cannot be put in order.
+
+        Raises:
+            PositionPurged: there is one, and the configuration says to stop.
+        """
+        lost: dict[str, PositionPurged] = {}
+        for name, checkpoint in stored.items():
+            try:
+                for each in (checkpoint, *checkpoint.ahead):
+                    await self._answer(partial(self._require, Claim(each.position, each.lineage)))
+            except PositionPurged as error:
+                self._may_clear(error)
+                lost[name] = error
+        return lost
+
+    async def _require(self, claim: Claim) -> None:
+        if isinstance(self.server, Server):
+            await require_history(self.server, self._source, claim)
+
+    def _may_clear(self, error: PositionPurged) -> None:
         if self._source.on_purged == "stop":
-            raise PositionPurged(
+            place = "newest" if isinstance(error, HistoryReplaced) else "oldest"
+            raise type(error)(
                 f'{error}; or set source.on_purged = "clear" to empty the lanes and go on from the'
-                " oldest position"
+                f" {place} position"
             ) from error
-        position = await self._answer(partial(self.server.resolve_start, "earliest"))
+
+    async def _begin_anew(self, error: PositionPurged) -> None:
+        """Go on with nothing in the caches, if the configuration says so."""
+        self._may_clear(error)
+        start = _start_behind({"": error})
+        position = await self._answer(partial(self.server.resolve_start, start))
         logger.error(
-            "source: %s; clearing every lane's keys and going on from the oldest position, %s"
+            "source: %s; clearing every lane's keys and going on from the %s position, %s"
             ' (on_purged = "clear")',
             error,
+            "newest" if start == "latest" else "oldest",
             position,
         )
         self._offering.begin_anew()
-        why = "clearing its lanes' keys"
+        why = "it cannot be gone on from its position"
         self._clears = [
             _Clear(name, tuple(self._lanes[name]), position, why) for name in self._outlets
         ]
         self._position = position
+        self._lineage = NO_LINEAGE
 
     async def _answer(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """Ask the source until it can be reached."""
@@ -342,8 +385,11 @@ class Ingest:
         """Wait before the next try."""
         delay_s = self._attempts.failed(error, anyio.current_time())
         self._stream = self._busy_since = None
+        self._verified = False
         # What made the dump silent may hold the control connection as well: it would be waited for.
         await self.server.close()
+        if isinstance(self.server, Server):
+            self.server.expect("")
         await anyio.sleep(delay_s)
 
     # Following.
@@ -354,11 +400,15 @@ class Ingest:
         assert position is not None
         if position.resume is not None:
             # An undecided XA transaction lies before: read it again, and apply nothing twice.
-            self._offering.skip_all_up_to(position)
+            self._offering.skip_all_up_to(Claim(position, self._lineage))
             position = position.resume
         self._offering.drop_parts()
         self._rereads.discard()
-        self._facts = facts = await self.server.facts()
+        self._facts = facts = await self._identify()
+        if not self._verified:
+            for claim in (Claim(position, self._lineage), *self._offering.ahead().values()):
+                await self._require(claim)
+        self._verified = False
         end = await self.server.position() if once else None
         async with self._open(position, facts, once=once) as stream:
             decoder = Decoder(
@@ -368,6 +418,7 @@ class Ingest:
                 event_bytes_max=self._config.limits.event_bytes_max,
                 report=self._report,
                 server_id=facts.server_id,
+                lineage=msgspec.structs.replace(self._lineage, server=facts.identity),
                 counts=self._counts,
                 reread=isinstance(self.server, Server),
                 kept=self._kept,
@@ -402,6 +453,15 @@ class Ingest:
                 f"the database ended the dump at {reached}, before its end at {end}"
             )
         return True
+
+    async def _identify(self) -> ServerFacts:
+        """Ask what the server is, and keep to that one until the stream ends."""
+        if not isinstance(self.server, Server):
+            return await self.server.facts()
+        self.server.expect("")
+        facts = await self.server.facts()
+        self.server.expect(facts.identity)
+        return facts
 
     @asynccontextmanager
     async def _open(
@@ -461,6 +521,7 @@ class Ingest:
                     self._rereads or output.partial or self._offering.spilling
                 ):
                     self._position = output.position
+                    self._lineage = output.lineage
                     commit(output)
                 else:
                     await self._take(output, decoder)
@@ -482,18 +543,28 @@ class Ingest:
         nothing, and may be followed by a refusal.
         """
         for output in outputs:
-            self._connected()
+            self._connected(decoder)
             yield output
         if decoder.described:
-            self._connected()
+            self._connected(decoder)
 
-    def _connected(self) -> None:
+    def _connected(self, decoder: Decoder) -> None:
         if self._attempts.state is LinkState.CONNECTED:
             return
         clears, self._clears = self._clears, []
         for clear in clears:
-            logger.info("sink %s: %s", clear.outlet, clear.why)
-            self._offering.clear(clear.outlet, clear.prefixes, clear.position)
+            prefixes = ", ".join(f"{prefix}*" for prefix in clear.prefixes)
+            logger.info("sink %s: %s: clearing %s", clear.outlet, clear.why, prefixes)
+            kept = clear.kept
+            if kept is not None:
+                lineage = kept.lineage or NO_LINEAGE
+            elif clear.position == self._position and self._lineage.server:
+                lineage = self._lineage
+            else:
+                lineage = decoder.lineage_at(clear.position)
+            self._offering.clear(
+                clear.outlet, clear.prefixes, clear.position, lineage, anew=kept is None
+            )
         self._attempts.connected(self._position, self._where, anyio.current_time())
         self._started.set()
 
@@ -504,6 +575,7 @@ class Ingest:
                 nothing = [OperationSet() for _ in output.operations]
                 output = msgspec.structs.replace(output, operations=nothing)
             self._position = output.position
+            self._lineage = output.lineage
             if self._rereads or output.partial:
                 self._rereads.committed(
                     output.operations, output.partial, spilled=self._offering.spilling
@@ -602,23 +674,38 @@ class Ingest:
                 for write in writes:
                     effect.add(write)
         self._counts.reread_rows += len(settled)
-        self._offering.offer(Committed(effects, self._position, time.time()), effects)
+        committed = Committed(effects, self._position, time.time(), lineage=self._lineage)
+        self._offering.offer(committed, effects)
 
 
 class _Clear(msgspec.Struct, frozen=True):
-    """What is to be cleared in an outlet, and where that stands."""
+    """What is to be cleared in an outlet, and where that stands.
+
+    ``kept`` is where the outlet stands, if that is still true; else it begins anew.
+    """
 
     outlet: str
     prefixes: tuple[str, ...]
     position: Position
     why: str
+    kept: Claim | None = None
 
 
-def _earliest(positions: Mapping[str, Position], where: str) -> Position:
-    """Find the position that all others cover."""
-    for candidate in positions.values():
+def _start_behind(lost: Mapping[str, PositionPurged]) -> str:
+    """Choose where to go on behind a gap, with everything cleared.
+
+    Behind a purge at the oldest position that there is: all of it is new to the caches. In another
+    history at the newest: what lies before may be older than what readers have seen.
+    """
+    replaced = any(isinstance(error, HistoryReplaced) for error in lost.values())
+    return "latest" if replaced else "earliest"
+
+
+def _earliest(positions: Mapping[str, Position], where: str) -> str:
+    """Find whose position all others cover."""
+    for name, candidate in positions.items():
         if all(other.covers(candidate) for other in positions.values()):
-            return candidate
+            return name
     named = ", ".join(f"{name} at {position}" for name, position in positions.items())
     raise SourceError(
         f"the positions that the sinks hold for {where} cannot be put in order:"

@@ -25,8 +25,12 @@ FACT_VARIABLES = (
     "log_bin_compress",
     "log_replica_updates",
     "log_slave_updates",
+    "read_only",
+    "rpl_semi_sync_master_enabled",
+    "rpl_semi_sync_source_enabled",
     "lower_case_table_names",
     "server_id",
+    "server_uid",
     "server_uuid",
     "version",
 )
@@ -46,6 +50,9 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     gtid_mode: str  # empty on MariaDB
     server_id: int
     server_uuid: str  # empty on MariaDB
+    server_uid: str  # empty on MySQL, and on MariaDB before 10.6.18
+    read_only: bool
+    semi_sync: bool  # a commit may wait for a replica, after it is in the binlog
     log_bin: bool
     binlog_format: str
     binlog_row_image: str
@@ -57,6 +64,11 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     cascades_logged: bool  # what foreign keys do to child tables is in the binlog
     binlog_expire_s: int  # 0: binlogs are kept for ever
     virtual_columns_logged: bool = True  # in the images of updates
+
+    @property
+    def identity(self) -> str:
+        """Which server it is, as ``Lineage.server`` has it (see ``identity_of``)."""
+        return identity_of(msgspec.structs.asdict(self))
 
     @property
     def product(self) -> str:
@@ -81,6 +93,12 @@ def parse_facts(values: Mapping[str, Any]) -> ServerFacts:
         gtid_mode=gtid_mode,
         server_id=int(values.get("server_id") or 0),
         server_uuid=text_of(values.get("server_uuid")),
+        server_uid=text_of(values.get("server_uid")),
+        read_only=text_of(values.get("read_only")).upper() not in ("", "OFF", "0"),
+        semi_sync=any(
+            text_of(values.get(f"rpl_semi_sync_{name}_enabled")).upper() == "ON"
+            for name in ("master", "source")
+        ),
         log_bin=text_of(values.get("log_bin")).upper() == "ON",
         binlog_format=text_of(values.get("binlog_format")).upper() or "ROW",
         binlog_row_image=text_of(values.get("binlog_row_image")).upper() or "FULL",
@@ -94,6 +112,22 @@ def parse_facts(values: Mapping[str, Any]) -> ServerFacts:
         binlog_expire_s=seconds or int(days * 86400),
         virtual_columns_logged=virtual_columns_logged(flavor, version),
     )
+
+
+IDENTITY_QUERY = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_id', 'server_uid', 'server_uuid')"
+)
+
+
+def identity_of(values: Mapping[str, Any]) -> str:
+    """Give which server it is from the variables of ``IDENTITY_QUERY``, by name.
+
+    MySQL's ``server_uuid``; MariaDB's ``server_id``, and ``server_uid`` where it has that: a hash
+    of its machine and port, which stays over a restore.
+    """
+    uuid, uid = text_of(values.get("server_uuid")), text_of(values.get("server_uid"))
+    number = text_of(values.get("server_id"))
+    return uuid or (f"{number}-{uid}" if uid else number)
 
 
 def text_of(value: Any) -> str:

@@ -17,8 +17,9 @@ from lanecache.ingest.spill import SpilledOperations
 from lanecache.operation import Operations, OperationSet, Position, Transaction
 
 if TYPE_CHECKING:
+    from lanecache.ingest.history import Claim
     from lanecache.ingest.outputs import Committed
-    from lanecache.operation import Version
+    from lanecache.operation import Lineage, Version
 
 # How often a position that moved without any operation of ours is stored.
 _POSITION_INTERVAL_S = 1.0
@@ -49,7 +50,7 @@ class Offering:
         self._lanes = lanes
         self._spill_directory = spill_directory
         self._versions = Versions()
-        self._ahead: dict[str, Position] = {}
+        self._ahead: dict[str, Claim] = {}
         self._unstored: Committed | None = None
         self._unstored_since = 0.0
         self._spills: list[SpilledOperations] = []
@@ -68,17 +69,32 @@ class Offering:
         """Give out no version at or below that one."""
         self._versions.stay_above(version)
 
-    def skip_up_to(self, positions: Mapping[str, Position]) -> None:
+    def skip_up_to(self, claims: Mapping[str, Claim]) -> None:
         """Offer to these outlets only what their positions do not cover."""
-        self._ahead = dict(positions)
+        self._ahead = dict(claims)
 
-    def skip_all_up_to(self, position: Position) -> None:
+    def skip_all_up_to(self, claim: Claim) -> None:
         """Offer nothing that a position covers; an outlet that is further on keeps its own."""
         for name in self._outlets:
-            self._ahead.setdefault(name, position)
+            self._ahead.setdefault(name, claim)
 
-    def clear(self, name: str, prefixes: Iterable[str], position: Position) -> None:
-        """Offer a transaction that clears prefixes in one sink, and stands at ``position``."""
+    def ahead(self) -> Mapping[str, Claim]:
+        """Give what outlets hold beyond what is offered, by name."""
+        return dict(self._ahead)
+
+    def clear(
+        self,
+        name: str,
+        prefixes: Iterable[str],
+        position: Position,
+        lineage: Lineage,
+        *,
+        anew: bool,
+    ) -> None:
+        """Offer a transaction that clears prefixes in one sink, and stands at ``position``.
+
+        ``anew``: nothing that the sink holds of positions counts any more.
+        """
         operations = OperationSet()
         for prefix in prefixes:
             operations.clear(prefix)
@@ -90,6 +106,8 @@ class Offering:
                 time.time(),
                 operations,
                 self._lanes[name],
+                lineage,
+                anew,
             )
         )
 
@@ -143,10 +161,11 @@ class Offering:
                 committed.committed_at,
                 effect,
                 self._lanes[audience[0]],
+                committed.lineage,
             )
             for name in audience:
                 if self._ahead and name in self._ahead:
-                    if self._ahead[name].covers(committed.position):
+                    if self._ahead[name].position.covers(committed.position):
                         continue
                     del self._ahead[name]
                 self._outlets[name].offer(transaction)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lanecache.operation import NO_LINEAGE, Lineage
+
 if TYPE_CHECKING:
     from lanecache.ingest.reread import PartialRow
     from lanecache.ingest.tables import NamedTable
@@ -18,7 +20,8 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     ``invalidated`` says that it was rolled back (in whole or to a savepoint) although it is in the
     binlog, so that what was handed on as ``Overflow`` has to be applied as deletions only.
-    ``partial`` has the rows that are to be read again (see ``reread``).
+    ``partial`` has the rows that are to be read again (see ``reread``). ``lineage`` tells the
+    history that the position is of.
     """
 
     operations: Sequence[OperationSet]
@@ -26,6 +29,7 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
     committed_at: float
     invalidated: bool = False
     partial: Sequence[PartialRow] = ()
+    lineage: Lineage = NO_LINEAGE
 
 
 class Overflow(msgspec.Struct, frozen=True):

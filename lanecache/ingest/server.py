@@ -20,7 +20,8 @@ from lanecache.errors import (
     SourceError,
     SourceUnavailable,
 )
-from lanecache.gtid import MARIADB, MYSQL, parse_gtid_set
+from lanecache.gtid import MARIADB, MYSQL, MysqlGtidSet, parse_gtid_set
+from lanecache.ingest.binlog import BINLOG_BEGIN
 from lanecache.ingest.cascades import (
     FOREIGN_KEYS_QUERY,
     ForeignKey,
@@ -30,6 +31,8 @@ from lanecache.ingest.cascades import (
     parse_foreign_keys,
 )
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
+from lanecache.ingest.history import ServerHistory, parse_binlog_state
+from lanecache.ingest.identity import require_identity
 from lanecache.ingest.login import explain, log_in
 from lanecache.ingest.merges import (
     ELSEWHERE_QUERY,
@@ -64,7 +67,6 @@ __all__ = [
 
 _START_FIELD = "source.start"
 _FILE_AND_OFFSET = re.compile(r"([^:,\s]+):([0-9]+)")
-_BINLOG_BEGIN = 4  # behind the magic number of a binlog file
 _REPORT_HOST_MAX = 60  # HOSTNAME_LENGTH of the servers that allow least
 
 # Derived server ids keep clear of the small numbers that people give out.
@@ -133,6 +135,7 @@ class Server:
         self._connection: Connection | None = None
         self._lock = anyio.Lock()
         self._facts: ServerFacts | None = None
+        self._expected = ""
         self._uuid = str(uuid4())
         self._derived_id = 0
 
@@ -141,6 +144,14 @@ class Server:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def expect(self, identity: str) -> None:
+        """Take a connection only from the server with this identity; empty: from any.
+
+        One name may lead to another server from one moment to the next. What it says of its tables
+        and of its binlog means nothing for a stream that comes from the one before.
+        """
+        self._expected = identity
 
     async def query(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
         """Run one statement and give its rows by column name.
@@ -177,6 +188,8 @@ class Server:
             self._connection = connection
             with anyio.fail_after(self._connect_timeout_s):
                 async with connection.cursor(DictCursor) as cursor:
+                    if self._expected:
+                        await require_identity(cursor, self._expected, self.address.where)
                     for setting in self._session:
                         await cursor.execute(setting)
         with anyio.fail_after(self._query_timeout_s):
@@ -279,7 +292,7 @@ class Server:
                 f"the user may not list the binlogs at {self.address.where}: "
                 f"GRANT {_monitor_privilege(facts)} ON *.* to it"
             )
-        return await self._at_file(facts, next(iter(files)), _BINLOG_BEGIN)
+        return await self._at_file(facts, next(iter(files)), BINLOG_BEGIN)
 
     async def _at_file(self, facts: ServerFacts, file: str, offset: int) -> Position:
         files = await self._binlog_files()
@@ -289,10 +302,10 @@ class Server:
                 f"the database at {where} has no binlog {file}: it has {next(iter(files))} to "
                 f"{list(files)[-1]}"
             )
-        if files and not _BINLOG_BEGIN <= offset <= files[file]:
+        if files and not BINLOG_BEGIN <= offset <= files[file]:
             raise SourceError(
                 f"the binlog {file} at {where} has no offset {offset}: they go from "
-                f"{_BINLOG_BEGIN} to {files[file]}"
+                f"{BINLOG_BEGIN} to {files[file]}"
             )
         if facts.flavor == MYSQL:
             return Position(None, file, offset)
@@ -324,6 +337,41 @@ class Server:
             do_schemas=text_of(row["Binlog_Do_DB"]),
             ignored_schemas=text_of(row["Binlog_Ignore_DB"]),
         )
+
+    async def history(self) -> ServerHistory:
+        """Read what the server has executed, and which binlogs it still holds."""
+        facts = await self._known_facts()
+        files = await self._binlog_files()
+        if facts.flavor == MARIADB:
+            return ServerHistory(
+                server=facts.identity,
+                executed=parse_gtid_set(await self._value("gtid_binlog_pos"), MARIADB),
+                last_by_server=parse_binlog_state(await self._value("gtid_binlog_state")),
+                files=files,
+            )
+        if not facts.gtids:
+            return ServerHistory(server=facts.identity, files=files)
+        return ServerHistory(
+            server=facts.identity,
+            executed=MysqlGtidSet.parse(await self._value("gtid_executed")),
+            purged=MysqlGtidSet.parse(await self._value("gtid_purged")),
+            files=files,
+        )
+
+    async def is_replica(self) -> bool:
+        """Tell whether the server is, or may be, a replica of another one.
+
+        It may where the user may not see it (MariaDB: SLAVE MONITOR; MySQL: REPLICATION CLIENT).
+        """
+        facts = await self._known_facts()
+        if facts.flavor == MARIADB:
+            rows = await self._query_if_allowed("SHOW ALL SLAVES STATUS")
+        else:
+            new = facts.version >= (8, 0, 22)
+            rows = await self._query_if_allowed(
+                "SHOW REPLICA STATUS" if new else "SHOW SLAVE STATUS"
+            )
+        return rows is None or bool(rows)
 
     async def _binlog_files(self) -> dict[str, int]:
         """Read names and sizes of the binlogs, oldest first; nothing without the privilege."""

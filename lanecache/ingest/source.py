@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from asyncmy.cursors import DictCursor
 from asyncmy.errors import MySQLError
 
 from lanecache.errors import SourceError, SourceUnavailable
 from lanecache.gtid import MARIADB, MariadbGtidSet, MysqlGtidSet
 from lanecache.ingest.framing import EVENT_BYTES_MAX
+from lanecache.ingest.identity import require_identity
 from lanecache.ingest.login import explain, log_in
 from lanecache.ingest.protocol import BinlogProtocol, Block
 from lanecache.ingest.refusal import refusal
@@ -97,6 +99,7 @@ async def open_dump(
     connect_timeout_s: float = 10.0,
     event_bytes_max: int = EVENT_BYTES_MAX,
     wait: bool = True,
+    strict: bool = True,
 ) -> AsyncIterator[BinlogStream]:
     """Log in, register as a replica, and start the dump behind ``position``.
 
@@ -110,6 +113,7 @@ async def open_dump(
         connect_timeout_s: limit for everything up to the start of the dump.
         event_bytes_max: larger events are cut, see ``Block``.
         wait: for new events at the end of the binlog; else the stream ends there.
+        strict: MariaDB has to have the position's transactions themselves, not just later ones.
 
     Raises:
         SourceUnavailable: the server cannot be reached or serve now.
@@ -121,7 +125,11 @@ async def open_dump(
     try:
         try:
             with anyio.fail_after(connect_timeout_s):
-                await _prepare(connection, facts, position, identity, heartbeat_s, address.where)
+                settings = _settings(facts, position, identity, heartbeat_s, strict=strict)
+                async with connection.cursor(DictCursor) as cursor:
+                    await require_identity(cursor, facts.identity, address.where)
+                    await cursor.execute("SET " + ", ".join(settings))
+                await _register(connection, identity, address.where)
                 # Once connected this only gives protocol and transport (asyncmy's connect).
                 _, transport = await connection.connect()
         except Exception as error:
@@ -183,15 +191,15 @@ def dump_command(
     return _packet(payload + file.encode())
 
 
-async def _prepare(
-    connection: Any,  # asyncmy types neither query nor the two private calls that are needed here
+def _settings(
     facts: ServerFacts,
     position: Position,
     identity: ReplicaIdentity,
     heartbeat_s: float,
-    where: str,
-) -> None:
-    """Set what the dump thread reads from its session, and register as a replica."""
+    *,
+    strict: bool,
+) -> list[str]:
+    """Give what the dump thread reads from its session."""
     heartbeat_ns = int(heartbeat_s * 1_000_000_000)
     settings = [
         f"net_write_timeout = {_NET_WRITE_TIMEOUT_S}",
@@ -207,12 +215,24 @@ async def _prepare(
             # is not the one we have followed, and says so instead of leaving a gap.
             settings += [
                 f"@slave_connect_state = '{position.gtids}'",
-                "@slave_gtid_strict_mode = 1",
+                f"@slave_gtid_strict_mode = {int(strict)}",
                 "@slave_gtid_ignore_duplicates = 0",
             ]
     else:
         settings += [f"@slave_uuid = '{identity.uuid}'", f"@replica_uuid = '{identity.uuid}'"]
-    await connection.query("SET " + ", ".join(settings))
+    return settings
+
+
+async def _register(
+    connection: Any,  # asyncmy does not type the two private calls that are needed here
+    identity: ReplicaIdentity,
+    where: str,
+) -> None:
+    """Register as a replica.
+
+    Raises:
+        SourceError: the user may not.
+    """
     host = identity.report_host.encode()
     payload = struct.pack("<IB", identity.server_id, len(host)) + host
     # User and password stay empty: the server would show them to others. Then port, rank, source.
