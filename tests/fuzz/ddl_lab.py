@@ -101,6 +101,7 @@ class Lab:
         self.close()
         connection = self.connect()
         self._roll_back_prepared(connection)
+        self._run(connection, "SET SESSION foreign_key_checks = 0")
         schemas = (*SCHEMAS, ELSEWHERE, "marks")
         for schema in schemas:
             self._run(connection, f"DROP DATABASE IF EXISTS {schema}")
