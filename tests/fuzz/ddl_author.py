@@ -122,6 +122,8 @@ class Author:
     # Rows.
 
     def _change(self) -> list[Step]:
+        if self._maybe(0.05):
+            return [self._load()]
         return [Step("main", self._dml(self._table())) for _ in range(self._dice.randint(1, 4))]
 
     def _dml(self, table: Table) -> str:
@@ -318,6 +320,11 @@ class Author:
         table = self._table()
         path = table.path
         clause = self._clause(table)
+        if self._lab.metadata == "MINIMAL":
+            # What leaves the number of columns as it is can be noticed by nobody.
+            clause = "ADD COLUMN `{}` INT{}".format(
+                self._dice.choice(LETTERS), self._dice.choice(("", " FIRST", " AFTER id"))
+            )
         rows = ", ".join(f"({n}, {n}, 'u')" for n in range(1, 5))
         extra = ", code" if "code" in table.names else ""
         if extra:
