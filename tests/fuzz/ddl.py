@@ -37,6 +37,15 @@ SERVERS: dict[str, tuple[type[DatabaseServer], str]] = {
     "mariadb-11.8": (MariaDb, "11.8"),
     "mysql-9.7": (MySql, "9.7"),
 }
+
+
+class FoldingMySql(MySql):
+    """Wants to know from the beginning that names are folded."""
+
+    def _place_arguments(self) -> list[str]:
+        return [*super()._place_arguments(), "--lower-case-table-names=1"]
+
+
 CYCLES_PER_BEGINNING = 6
 GROUPS_PER_CYCLE = 12
 REREAD_WAIT_S = 0.4
@@ -216,26 +225,28 @@ def load(path: Path) -> tuple[str, list[Step]]:
 
 
 @contextmanager
-def laboratory(server: str, metadata: str = "FULL") -> Iterator[Lab]:
+def laboratory(server: str, *, folding: bool = False) -> Iterator[Lab]:
     """Start a database and a Redis of one's own."""
     kind, series = SERVERS[server]
-    templates = Path(tempfile.gettempdir()) / "lanecache-fuzz-templates"
-    options = {"binlog_row_metadata": metadata}
-    if kind is MySql:
-        options["local_infile"] = True
+    templates: Path | None = Path(tempfile.gettempdir()) / "lanecache-fuzz-templates"
+    options: dict[str, str | int | bool] = {"local_infile": True}
+    if folding:
+        options["lower_case_table_names"] = 1
+        if kind is MySql:
+            kind, templates = FoldingMySql, None
     database, cache = kind(series, options=options, templates=templates), Redis()
     with tempfile.TemporaryDirectory(prefix="lanecache-ddl-") as folder, ExitStack() as stack:
         for each in (database, cache):
             stack.callback(anyio.run, each.stop)
             anyio.run(each.start)
-        lab = Lab(database, cache, Path(folder), metadata)
+        lab = Lab(database, cache, Path(folder), "FULL")
         stack.callback(lab.close)
         yield lab
 
 
 def fuzz(server: str, arguments: argparse.Namespace, until: float, ends: threading.Event) -> Fuzzer:
     """Fuzz one server until the time is over, or something is found anywhere."""
-    with laboratory(server) as lab:
+    with laboratory(server, folding=arguments.lower_case) as lab:
         fuzzer = Fuzzer(lab, server, arguments.without)
         beginning = arguments.begin
         while not ends.is_set():
@@ -273,6 +284,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(), help="where failures are kept")
     parser.add_argument("--go-on", action="store_true", help="do not end at the first failure")
     parser.add_argument("--without", nargs="*", default=(), help="kinds of steps to leave out")
+    parser.add_argument(
+        "--lower-case", action="store_true", help="servers with lower_case_table_names = 1"
+    )
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--replay", type=Path, metavar="FILE")
     parser.add_argument("--shrink", type=Path, metavar="FILE")
@@ -309,7 +323,7 @@ def again(server: str, arguments: argparse.Namespace) -> int:
     path = arguments.replay or arguments.shrink
     server = next((name for name in SERVERS if name in path.name), server)
     metadata, steps = load(path)
-    with laboratory(server) as lab:
+    with laboratory(server, folding=arguments.lower_case) as lab:
         lab.metadata = metadata or "FULL"
         fuzzer = Fuzzer(lab, server)
         if arguments.shrink:

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Collection, Iterator
 
+import msgspec
 from ddl_lab import ELSEWHERE, NEEDED, SCHEMAS, Lab, Step
 from ddl_tables import KEPT, LETTERS, Catalogue, Table, kept_type, random_type, random_value
 
@@ -14,6 +15,7 @@ NAMES = ("t1", "t2", "t3", "u1", "u2", "p1", "c1", "c2", "t\u00e9")
 GBK_NAMES = ("t\u00c4", "t\u811b")
 CHARSETS = ("utf8mb4", "latin1", "utf16")
 TABLES_MAX = 12
+_NAME = re.compile(r"\bfz_[ab]\b|`[tupc]\d`")
 
 
 class Author:
@@ -21,7 +23,8 @@ class Author:
 
     Args:
         dice: what everything is drawn from.
-        lab: where the steps will be done; it is only looked at.
+        lab: where the steps will be done; it is only looked at. Where the server takes names in
+            any case, they are written so.
         without: kinds of groups that are left out (their methods' names), and of what tables may
             be: ``versioned``, ``long_unique``.
     """
@@ -34,12 +37,23 @@ class Author:
         self._without = without
         self._mysql = lab.is_mysql
         self._catalogue = Catalogue(lab)
+        self._folds = bool(lab.query("SELECT @@lower_case_table_names")[0][0])
         self._xid = 0
         self._prepared: list[str] = []
         self._fresh = 0
 
     def groups(self, count: int) -> Iterator[list[Step]]:
         """Give groups of steps; each has to be done before the next one is asked for."""
+        for steps in self._groups(count):
+            yield [self._cased(step) for step in steps] if self._folds else steps
+
+    def _cased(self, step: Step) -> Step:
+        def change(name: re.Match[str]) -> str:
+            return name[0].upper() if self._maybe(0.3) else name[0]
+
+        return msgspec.structs.replace(step, sql=_NAME.sub(change, step.sql))
+
+    def _groups(self, count: int) -> Iterator[list[Step]]:
         kinds: list[tuple[int, Callable[[], list[Step]]]] = [
             (40, self._change),
             (24, self._alter),
@@ -57,12 +71,11 @@ class Author:
             (3, self._objects),
             (4, self._life),
         ]
-        kinds = [
-            (weight, make)
-            for weight, make in kinds
-            if make.__name__.strip("_") not in self._without
-        ]
+        kinds = [(weight, make) for weight, make in kinds if not self._is_left_out(make)]
         weights = [weight for weight, _ in kinds]
+        self._catalogue.read()
+        if self._maybe(0.8):
+            yield self._touches()
         for _ in range(count):
             self._catalogue.read()
             if not self._lab.running and self._maybe(0.4):
@@ -93,12 +106,24 @@ class Author:
     def _table(self) -> Table:
         return self._dice.choice(self._mapped)
 
+    def _is_left_out(self, make: Callable[[], list[Step]]) -> bool:
+        return make.__name__.strip("_") in self._without
+
+    def _touches(self) -> list[Step]:
+        """Change every row, so that all are cached, and what comes next may leave them stale."""
+        return self._on(
+            "main",
+            [f"UPDATE {table.path} SET grp = IFNULL(grp, 0) % 3 + 1" for table in self._mapped],
+        )
+
     def _maybe(self, share: float) -> bool:
         return self._dice.random() < share
 
     # Rows.
 
     def _change(self) -> list[Step]:
+        if self._maybe(0.05):
+            return [self._load()]
         return [Step("main", self._dml(self._table())) for _ in range(self._dice.randint(1, 4))]
 
     def _dml(self, table: Table) -> str:
@@ -295,6 +320,11 @@ class Author:
         table = self._table()
         path = table.path
         clause = self._clause(table)
+        if self._lab.metadata == "MINIMAL":
+            # What leaves the number of columns as it is can be noticed by nobody.
+            clause = "ADD COLUMN `{}` INT{}".format(
+                self._dice.choice(LETTERS), self._dice.choice(("", " FIRST", " AFTER id"))
+            )
         rows = ", ".join(f"({n}, {n}, 'u')" for n in range(1, 5))
         extra = ", code" if "code" in table.names else ""
         if extra:
@@ -628,6 +658,7 @@ class Author:
         steps = [Step("lanecache", self._dice.choice(("stop", "kill", "kill")))]
         kinds = (self._change, self._alter, self._rename, self._transaction, self._definition,
                  self._foreign_keys)  # fmt: skip
+        kinds = tuple(make for make in kinds if not self._is_left_out(make))
         for _ in range(self._dice.randint(0, 3)):
             steps += self._dice.choice(kinds)()
         return steps

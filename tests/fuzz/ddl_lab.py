@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +102,7 @@ class Lab:
         self.close()
         connection = self.connect()
         self._roll_back_prepared(connection)
+        self._run(connection, "SET SESSION foreign_key_checks = 0")
         schemas = (*SCHEMAS, ELSEWHERE, "marks")
         for schema in schemas:
             self._run(connection, f"DROP DATABASE IF EXISTS {schema}")
@@ -271,8 +273,9 @@ class Lab:
         with connection.cursor() as cursor:
             cursor.execute("XA RECOVER")
             for _, length, _, name in cursor.fetchall():
-                text = name.decode() if isinstance(name, bytes) else name
-                cursor.execute(f"XA ROLLBACK '{text[:length]}'")
+                text = (name.decode() if isinstance(name, bytes) else name)[:length]
+                if re.fullmatch(r"x\d+", text):
+                    cursor.execute(f"XA ROLLBACK '{text}'")
 
 
 def _toml(value: Any) -> str:
