@@ -68,11 +68,16 @@ class TransactionStart(msgspec.Struct, frozen=True, gc=False):
 
     ``gtid`` is ``None`` for MySQL's anonymous transactions; ``standalone`` says that no COMMIT or
     XID follows (MariaDB's DDL); ``committed_at`` is seconds since 1970, 0.0 where it is not said.
+
+    ``can_be_undone``: a rollback leaves nothing of it. MariaDB says so (``FL_TRANSACTIONAL``); on
+    MySQL it is certain where all of it is in row format (``FLAG_MAY_HAVE_SBR`` is off), since rows
+    of an engine without transactions do not wait for the transaction then.
     """
 
     gtid: Gtid | None
     standalone: bool
     committed_at: float
+    can_be_undone: bool = False
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):
@@ -167,9 +172,10 @@ def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
     if len(body) >= 49:  # since MySQL 8.0.1: logical clock, then the commit's time
         committed_us = int.from_bytes(body[42:49], "little") & _COMMITTED_MASK
     gtid = None if anonymous else MysqlGtid(_uuid_text(uuid), "", number)
-    return TransactionStart(gtid, False, committed_us / 1e6)
+    return TransactionStart(gtid, False, committed_us / 1e6, not body[0] & _MAY_HAVE_STATEMENTS)
 
 
+_MAY_HAVE_STATEMENTS = 1
 _TAGGED_FLAGS, _TAGGED_UUID, _TAGGED_NUMBER, _TAGGED_TAG = 0, 1, 2, 3
 _TAGGED_LAST_COMMITTED, _TAGGED_SEQUENCE_NUMBER, _TAGGED_COMMITTED_AT = 4, 5, 6
 
@@ -186,7 +192,7 @@ def parse_tagged_gtid(body: bytes) -> TransactionStart:
         for _ in range(3):
             _, pos = _varlen(body, pos)
         _, pos = _expect(body, pos, _TAGGED_FLAGS)
-        _, pos = _varlen(body, pos)
+        flags, pos = _varlen(body, pos)
         _, pos = _expect(body, pos, _TAGGED_UUID)
         uuid = bytearray()
         for _ in range(16):
@@ -207,7 +213,10 @@ def parse_tagged_gtid(body: bytes) -> TransactionStart:
     except (IndexError, ValueError) as error:
         raise BinlogError(f"the tagged GTID event cannot be read: {error}") from error
     return TransactionStart(
-        gtid=MysqlGtid(source_uuid, tag, number), standalone=False, committed_at=committed_us / 1e6
+        gtid=MysqlGtid(source_uuid, tag, number),
+        standalone=False,
+        committed_at=committed_us / 1e6,
+        can_be_undone=not flags & _MAY_HAVE_STATEMENTS,
     )
 
 
@@ -236,7 +245,7 @@ def _varlen_signed(data: bytes, pos: int) -> tuple[int, int]:
     return (-(value >> 1) - 1 if value & 1 else value >> 1), pos
 
 
-_MARIADB_STANDALONE = 1
+_MARIADB_STANDALONE, _MARIADB_TRANSACTIONAL = 1, 4
 _unpack_mariadb_gtid = struct.Struct("<QIB").unpack_from
 
 
@@ -246,4 +255,6 @@ def parse_mariadb_gtid(body: bytes, server_id: int) -> TransactionStart:
         raise BinlogError("the MariaDB GTID event is too short")
     sequence, domain, flags = _unpack_mariadb_gtid(body)
     gtid = MariadbGtid(domain, server_id, sequence)
-    return TransactionStart(gtid, bool(flags & _MARIADB_STANDALONE), 0.0)
+    return TransactionStart(
+        gtid, bool(flags & _MARIADB_STANDALONE), 0.0, bool(flags & _MARIADB_TRANSACTIONAL)
+    )

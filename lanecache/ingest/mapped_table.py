@@ -39,10 +39,7 @@ class MappedTable:
         mapping: TableMapping,
         reason: str = "",
         cascades: Cascades | None = None,
-        *,
-        plain: bool = False,
     ) -> None:
-        self.plain = plain  # nothing undoes its changes, whatever becomes of the transaction
         self.schema = table_map.schema
         self.table = table_map.table
         self.reason = reason
