@@ -11,7 +11,6 @@ from lanecache.config import LaneConfig
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
-from lanecache.ingest.cascades import Links
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.framing import Block
 from lanecache.ingest.outputs import Committed, Discarded, ForeignKeysWanted, Overflow, SchemaWanted
@@ -322,7 +321,7 @@ def test_a_clear_within_a_prepared_transaction_does_not_count() -> None:
     builder.gtid()
     builder.query("XA ROLLBACK X'61',X'',1")
     builder.transaction(("write", [(1, "a")]))
-    assert clears_of(reading.feed(builder)) == [(), ("product:",), ("product:",)]
+    assert clears_of(reading.feed(builder)) == [(), (), ("product:",)]
 
 
 def test_an_event_above_the_limit_clears_its_table() -> None:
@@ -496,8 +495,8 @@ def _prepared(builder: BinlogBuilder, *, one_phase: bool = False) -> None:
     builder.event(b.XA_PREPARE, struct.pack("<BiII", one_phase, 1, 1, 0) + b"a")
 
 
-def _xa_begin(builder: BinlogBuilder) -> None:
-    builder.gtid()
+def _xa_begin(builder: BinlogBuilder, *, can_be_undone: bool = True) -> None:
+    builder.gtid(can_be_undone=can_be_undone)
     if not builder.mariadb:
         builder.query("XA START X'61',X'',1")
     builder.table()
@@ -535,36 +534,40 @@ def test_a_rolled_back_part_counts_at_a_commit_in_one_phase() -> None:
     assert (operations(committed), committed.invalidated) == ([Delete("product:1")], True)
 
 
-def test_what_a_rolled_back_xa_transaction_touched_is_forgotten(mariadb: bool) -> None:
-    """Its rows of a non-transactional table did happen."""
+def test_a_rolled_back_xa_transaction_leaves_nothing_where_the_server_says_so(
+    mariadb: bool,
+) -> None:
     builder = BinlogBuilder(mariadb=mariadb)
     _xa_begin(builder)
     builder.rows("update", (1, "a"), (1, "b"))
-    builder.rows("delete", (2, "a"))
     _prepared(builder)
     _outcome(builder, "ROLLBACK")
     prepared, decided = Reading(mariadb=mariadb).feed(builder)
-    assert operations(prepared) == []
-    assert operations(decided) == [Delete("product:1"), Delete("product:2")]
+    assert operations(prepared) == operations(decided) == []
     assert decided.position.resume is None
 
 
 @pytest.mark.parametrize("what", ["COMMIT", "ROLLBACK"])
-def test_rows_of_an_engine_without_transactions_count_before_the_outcome(
-    mariadb: bool, what: str
+@pytest.mark.parametrize("statement", [False, True])
+def test_what_cannot_be_undone_of_an_xa_transaction_counts_before_its_outcome(
+    mariadb: bool, what: str, statement: bool
 ) -> None:
+    """Changes of an engine without transactions are there before XA PREPARE, and stay."""
     builder = BinlogBuilder(mariadb=mariadb)
-    reading = Reading(mariadb=mariadb)
-    reading.decoder.learn_links(Links(plain=frozenset({("shop", "product")})))
-    _xa_begin(builder)
-    builder.rows("write", (1, "a"))
+    _xa_begin(builder, can_be_undone=False)
+    if statement:
+        builder.query("UPDATE product SET name = 'x'")
+    else:
+        builder.rows("update", (1, "a"), (1, "b"))
+        builder.rows("delete", (2, "a"))
     _prepared(builder)
     _outcome(builder, what)
-    prepared, decided = reading.feed(builder)
-    assert operations(prepared) == [Delete("product:1")]
-    assert operations(decided) == (
-        [json_set(1, "a")] if what == "COMMIT" else [Delete("product:1")]
-    )
+    prepared, decided = Reading(mariadb=mariadb).feed(builder)
+    gone = [Clear("product:")] if statement else [Delete("product:1"), Delete("product:2")]
+    assert operations(prepared) == gone
+    stays = what == "COMMIT" and not statement
+    assert operations(decided) == ([json_set(1, "b"), Delete("product:2")] if stays else gone)
+    assert decided.position.resume is None
 
 
 def test_what_others_wrote_since_an_xa_transaction_was_prepared_is_not_overwritten(
@@ -599,7 +602,7 @@ def test_an_xa_transaction_that_was_handed_on_in_parts_clears_at_its_outcome(
     assert parts
     assert isinstance(discarded, Discarded)
     assert operations(prepared) == []
-    assert operations(decided) == [Clear("product:")]
+    assert operations(decided) == ([Clear("product:")] if what == "COMMIT" else [])
     assert (operations(behind), behind.invalidated) == ([json_set(9, "after")], False)
 
 

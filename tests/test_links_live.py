@@ -85,21 +85,29 @@ async def test_a_versioned_parent_s_deletion_and_a_rolled_back_xa_transaction_le
         assert cached(service, "row:child:1") is not None
         # WITH SYSTEM VERSIONING adds row_start and row_end, which SELECT * does not give.
         assert cached(service, "row:p:1") == {"id": 1}
-        for statement in (
-            "DELETE FROM p WHERE id = 1",
-            "XA START 'x'",
-            "UPDATE child SET pid = NULL",
-            "UPDATE plain SET n = 9 WHERE id = 1",
-            "DELETE FROM plain WHERE id = 2",
-            "XA END 'x'",
-            "XA PREPARE 'x'",
-        ):
-            await session.execute(statement)
-        # No row of InnoDB is changed yet, and those of MyISAM are for good.
-        async with database.session("shop") as other:
-            assert await orphans(service, other, "p", "child", "plain") == []
-        await session.execute("XA ROLLBACK 'x'")
-        assert await orphans(service, session, "p", "child", "plain") == []
+        await session.execute("DELETE FROM p WHERE id = 1")
+        assert await orphans(service, session, "p", "child") == []
+        # In statement format, what the engine without transactions does waits in the group too.
+        for number, form in enumerate(("ROW", "STATEMENT")):
+            await session.execute("REPLACE INTO plain VALUES (1, 1), (2, 2)")
+            await caught_up(service, session)
+            assert cached(service, "row:plain:1") == {"id": 1, "n": 1}
+            for statement in (
+                f"SET SESSION binlog_format = '{form}'",
+                "XA START 'x'",
+                "UPDATE child SET pid = NULL",
+                f"UPDATE plain SET n = 9{number} WHERE id = 1",
+                "DELETE FROM plain WHERE id = 2",
+                "XA END 'x'",
+                "XA PREPARE 'x'",
+            ):
+                await session.execute(statement)
+            # No row of InnoDB is changed yet, and those of MyISAM are for good.
+            async with database.session("shop") as other:
+                assert await orphans(service, other, "p", "child", "plain") == []
+            await session.execute("XA ROLLBACK 'x'")
+            await session.execute("SET SESSION binlog_format = 'ROW'")
+            assert await orphans(service, session, "p", "child", "plain") == []
 
 
 async def test_a_merge_table_is_refused_and_one_that_comes_later_is_watched(

@@ -85,12 +85,18 @@ class TransactionStart(msgspec.Struct, frozen=True, gc=False):
     XID follows (MariaDB's DDL); ``committed_at`` is seconds since 1970, 0.0 where it is not said.
     ``original_us`` is when it was committed where it was first, the same on every replica, in
     microseconds since 1970; 0 where the event's body does not say it.
+
+
+    ``can_be_undone``: a rollback leaves nothing of it. MariaDB says so (``FL_TRANSACTIONAL``); on
+    MySQL it is certain where all of it is in row format (``FLAG_MAY_HAVE_SBR`` is off), since rows
+    of an engine without transactions do not wait for the transaction then.
     """
 
     gtid: Gtid | None
     standalone: bool
     committed_at: float
     original_us: int = 0
+    can_be_undone: bool = False
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):
@@ -233,9 +239,12 @@ def parse_gtid(body: bytes, *, anonymous: bool) -> TransactionStart:
             committed_us &= _COMMITTED_MASK
             original_us = int.from_bytes(body[49:56], "little")
     gtid = None if anonymous else MysqlGtid(_uuid_text(uuid), "", number)
-    return TransactionStart(gtid, False, committed_us / 1e6, original_us)
+    return TransactionStart(
+        gtid, False, committed_us / 1e6, original_us, not body[0] & _MAY_HAVE_STATEMENTS
+    )
 
 
+_MAY_HAVE_STATEMENTS = 1
 _TAGGED_FLAGS, _TAGGED_UUID, _TAGGED_NUMBER, _TAGGED_TAG = 0, 1, 2, 3
 _TAGGED_LAST_COMMITTED, _TAGGED_SEQUENCE_NUMBER, _TAGGED_COMMITTED_AT = 4, 5, 6
 _TAGGED_ORIGINALLY_AT = 7  # left out where it is the same
@@ -253,7 +262,7 @@ def parse_tagged_gtid(body: bytes) -> TransactionStart:
         for _ in range(3):
             _, pos = _varlen(body, pos)
         _, pos = _expect(body, pos, _TAGGED_FLAGS)
-        _, pos = _varlen(body, pos)
+        flags, pos = _varlen(body, pos)
         _, pos = _expect(body, pos, _TAGGED_UUID)
         uuid = bytearray()
         for _ in range(16):
@@ -283,6 +292,7 @@ def parse_tagged_gtid(body: bytes) -> TransactionStart:
         standalone=False,
         committed_at=committed_us / 1e6,
         original_us=original_us,
+        can_be_undone=not flags & _MAY_HAVE_STATEMENTS,
     )
 
 
@@ -311,7 +321,7 @@ def _varlen_signed(data: bytes, pos: int) -> tuple[int, int]:
     return (-(value >> 1) - 1 if value & 1 else value >> 1), pos
 
 
-_MARIADB_STANDALONE = 1
+_MARIADB_STANDALONE, _MARIADB_TRANSACTIONAL = 1, 4
 _unpack_mariadb_gtid = struct.Struct("<QIB").unpack_from
 
 
@@ -321,4 +331,9 @@ def parse_mariadb_gtid(body: bytes, server_id: int) -> TransactionStart:
         raise BinlogError("the MariaDB GTID event is too short")
     sequence, domain, flags = _unpack_mariadb_gtid(body)
     gtid = MariadbGtid(domain, server_id, sequence)
-    return TransactionStart(gtid, bool(flags & _MARIADB_STANDALONE), 0.0)
+    return TransactionStart(
+        gtid,
+        bool(flags & _MARIADB_STANDALONE),
+        0.0,
+        can_be_undone=bool(flags & _MARIADB_TRANSACTIONAL),
+    )

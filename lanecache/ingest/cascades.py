@@ -71,15 +71,13 @@ class Links(msgspec.Struct, frozen=True):
     """The links that the catalogue has now.
 
     All of them were there at ``position``, where the binlog ended just after the reading; ``None``
-    where that is not known. ``cascades_logged``: what foreign keys do is in the binlog. ``plain``
-    are the tables of engines without transactions.
+    where that is not known. ``cascades_logged``: what foreign keys do is in the binlog.
     """
 
     foreign_keys: tuple[ForeignKey, ...] = ()
     merges: tuple[Merge, ...] = ()
     position: Position | None = None
     cascades_logged: bool = False
-    plain: frozenset[TableName] = frozenset()
 
 
 class LinkChanges(msgspec.Struct, frozen=True):
@@ -98,10 +96,6 @@ class LinkChanges(msgspec.Struct, frozen=True):
     renamed: tuple[tuple[TableName, TableName], ...] = ()
     redefined: frozenset[TableName] = frozenset()
     doubtful: bool = False
-
-    def __bool__(self) -> bool:
-        """Whether the catalogue has to be read again."""
-        return bool(self.foreign_keys or self.merges or self.weakened or self.doubtful)
 
 
 def parse_foreign_keys(
@@ -159,7 +153,6 @@ class Cascades:
         self._merges: set[Merge] = set()
         self._merged: dict[TableName, set[TableName]] = {}
         self._logged = False
-        self._plain: frozenset[TableName] = frozenset()
         self._known_from: Position | None = None  # from here on, no link is unknown
         self._was_read = False
         # Links of the catalogue that no statement made yet, and where it was read.
@@ -175,12 +168,12 @@ class Cascades:
     def learn(self, links: Links, at: Position) -> tuple[bool, list[TableName]]:
         """Take a reading of the catalogue, with the stream at a place.
 
-        Gives whether it had something that was not known; and the tables that such links may have
+        Gives whether it had a link that was not known; and the tables that such links may have
         changed unseen. Those of the first reading did so before the stream, those that the stream
         may still come to are left until it has passed the reading and said nothing of them.
         """
-        changed = (self._logged, self._plain) != (links.cascades_logged, links.plain)
-        self._logged, self._plain = links.cascades_logged, links.plain
+        changed = self._logged != links.cascades_logged
+        self._logged = links.cascades_logged
         new: set[ForeignKey | Merge] = {
             _folded_key(key) for key in links.foreign_keys if self._add(key)
         }
@@ -231,10 +224,6 @@ class Cascades:
         """Tell whether a change of the table may change another."""
         name = _folded(table)
         return name in self._merged or (not self._logged and name in self._by_parent)
-
-    def is_plain(self, table: TableName) -> bool:
-        """Tell whether the table's engine has no transactions, so that nothing undoes a change."""
-        return table in self._plain
 
     def columns(self, parent: TableName) -> frozenset[str]:
         """Give the parent's columns whose change cascades, in lower case."""

@@ -485,8 +485,6 @@ class Decoder:
             # The length of the extra data counts its own two bytes.
             start += data[start] | data[start + 1] << 8
         effect = self._effect
-        if table.plain:
-            effect.plain = True
         if table.cascades is not None:
             for problem in table.cascade(kind, data, start, stop, effect.operations):
                 self._invalidated(problem)
@@ -508,8 +506,6 @@ class Decoder:
         start += _ROWS_FRONT_BYTES
         if event in _ROWS_V2:
             start += data[start] | data[start + 1] << 8
-        if table.plain:
-            self._effect.plain = True
         rows_event = RowsEvent(
             kind, data, start, stop, event in _ROWS_COMPRESSED, self._event_bytes_max
         )
@@ -559,31 +555,29 @@ class Decoder:
         if effect.overflowed or held_bytes > self._transaction_bytes_max:
             if effect.overflowed:
                 yield Discarded()
-            effect = Effect(self._nothing(), plain=effect.plain)
+            effect = Effect(self._nothing())
             reason = "a prepared XA transaction is above limits.transaction_bytes_max"
             for prefix in self._mapping.clear_all(effect.operations):
                 self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
-        if effect.plain:
-            # Rows of such tables are there already, and stay, whatever the outcome.
+        can_be_undone = self._start is not None and self._start.can_be_undone
+        if not can_be_undone:
+            # What an engine without transactions did of it is there already, and stays.
             self._effect.operations = effect.deletions()
             self._prepared.touched(self._effect.operations)
-        self._prepared.hold(prepare.xid, effect, self._ends_at)
+        self._prepared.hold(prepare.xid, effect, self._ends_at, can_be_undone=can_be_undone)
         yield self._commit(timestamp, touches=False)
 
     def _decide(self, kind: StatementKind, xid: str, timestamp: int) -> Committed:
-        """Apply what an XA transaction held, at XA COMMIT; at XA ROLLBACK, delete its keys.
-
-        What a non-transactional engine did of one that is rolled back stays done.
-        """
-        effect, held = self._effect, self._prepared.take(xid)
+        """Apply or drop what an XA transaction held, at XA COMMIT or XA ROLLBACK."""
+        commits = kind is StatementKind.XA_COMMIT
+        effect = self._effect
+        held = self._prepared.commit(xid) if commits else self._prepared.roll_back(xid)
         effect.discard_partial()
         if held is not None:
             held.absorb(effect)
             held.partial = effect.partial
             self._effect = effect = held
-        if kind is StatementKind.XA_ROLLBACK:
-            effect.rolled_back = True
-        elif held is None:
+        elif commits:
             reason = "an XA transaction was committed whose rows came before the start"
             for prefix in self._mapping.clear_all(effect.operations):
                 self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
@@ -688,12 +682,12 @@ class Decoder:
 
         inline = makes_inline_keys(self.server_version, mariadb=self._mariadb)
         changes = read_link_changes(query.sql, query.schema, inline_references=inline)
-        missed = self._tables.follow(changes, statement.tables, self._ends_at)
+        wanted, missed = self._tables.follow(changes, statement.tables, self._ends_at)
         reason = "a foreign key or a MERGE table may have changed it before or with a statement"
         for table in missed:
             for prefix in self._mapping.clear_table(*table, self._effect.operations):
                 self._invalidated(Problem(".".join(table), f"{prefix}*", reason))
-        return bool(changes) or statement.kind in _CHANGES_LINKS
+        return wanted or statement.kind in _CHANGES_LINKS
 
     def _apply_statement(self, statement: Statement, query: b.Query) -> None:
         """Turn a statement into the clears that make what it may have changed a miss."""

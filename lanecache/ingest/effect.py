@@ -23,8 +23,7 @@ class Effect(msgspec.Struct, eq=False):
 
     ``operations`` has one set for each audience. ``overflowed`` says that parts of them were handed
     on already; ``rolled_back`` that something of the transaction never was, or was undone, so that
-    only deletions are right; ``plain`` that tables are among it whose engine has no transactions.
-    ``partial`` has the rows that are to be read again, where there is a
+    only deletions are right. ``partial`` has the rows that are to be read again, where there is a
     server to ask.
     """
 
@@ -32,7 +31,6 @@ class Effect(msgspec.Struct, eq=False):
     partial: PartialRows | None = None
     overflowed: bool = False
     rolled_back: bool = False
-    plain: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything of a transaction in it."""
@@ -49,7 +47,6 @@ class Effect(msgspec.Struct, eq=False):
             total.extend(operations)
         self.overflowed = self.overflowed or later.overflowed
         self.rolled_back = self.rolled_back or later.rolled_back
-        self.plain = self.plain or later.plain
 
     def deletions(self) -> list[OperationSet]:
         """Give what forgets all that the operations touch, and leave these as they are."""

@@ -621,6 +621,7 @@ class Ingest:
                 self._counts.invalidations += 1
                 self._report(Problem(".".join(table), f"{prefix}*", reason), where)
         if any(effects) and self._position is not None:
+            self._rereads.committed(effects)
             self._offering.offer(Committed(effects, self._position, time.time()), effects)
 
     async def _keep_part(self, operations: Sequence[OperationSet]) -> None:

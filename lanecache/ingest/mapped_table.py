@@ -59,9 +59,7 @@ class MappedTable:
         cascades: Cascades | None = None,
         *,
         value_bytes_max: int = EVENT_BYTES_MAX,
-        plain: bool = False,
     ) -> None:
-        self.plain = plain  # nothing undoes its changes, whatever becomes of the transaction
         self.schema = table_map.schema
         self.table = table_map.table
         self.reason = reason

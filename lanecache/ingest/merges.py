@@ -13,14 +13,11 @@ from lanecache.ingest.cascades import Merge, TableName
 from lanecache.ingest.sql_cursor import Cursor, NotUnderstood
 from lanecache.ingest.sql_tokens import UnreadableText, tokenize
 
-PLAIN_TABLES_QUERY = """
-SELECT TABLE_SCHEMA AS s, TABLE_NAME AS t, ENGINE AS engine FROM information_schema.TABLES
-WHERE ENGINE IN ('MRG_MYISAM', 'MyISAM', 'Aria', 'MEMORY', 'CSV', 'ARCHIVE', 'BLACKHOLE')
-AND TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')
+MERGES_QUERY = """
+SELECT TABLE_SCHEMA AS s, TABLE_NAME AS t FROM information_schema.TABLES
+WHERE ENGINE = 'MRG_MYISAM' AND TABLE_SCHEMA NOT IN
+('mysql', 'sys', 'information_schema', 'performance_schema') ORDER BY 1, 2
 """
-"""Tables of engines without transactions, the MERGE tables among them."""
-
-MERGE_ENGINE = "MRG_MYISAM"
 
 ELSEWHERE_QUERY = """
 SELECT TABLE_SCHEMA AS s, TABLE_NAME AS t, ENGINE AS engine FROM information_schema.TABLES

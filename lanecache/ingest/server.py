@@ -34,12 +34,7 @@ from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, tex
 from lanecache.ingest.history import ServerHistory, parse_binlog_state
 from lanecache.ingest.identity import require_identity
 from lanecache.ingest.login import explain, log_in
-from lanecache.ingest.merges import (
-    ELSEWHERE_QUERY,
-    MERGE_ENGINE,
-    PLAIN_TABLES_QUERY,
-    parse_members,
-)
+from lanecache.ingest.merges import ELSEWHERE_QUERY, MERGES_QUERY, parse_members
 from lanecache.ingest.schema import (
     COLUMNS_QUERY,
     PRIMARY_KEY_QUERY,
@@ -246,6 +241,14 @@ class Server:
             )
         return Position(None, status.file, status.offset)
 
+    async def _position_if_allowed(self) -> Position | None:
+        try:
+            return await self.position()
+        except SourceUnavailable:
+            raise
+        except SourceError:
+            return None
+
     async def resolve_start(self, start: str) -> Position:
         """Find the position that ``source.start`` means: on this server, now.
 
@@ -423,21 +426,16 @@ class Server:
             if rows and rows[0]["changed_at"] is not None:
                 changed_at = int(rows[0]["changed_at"])
             row_hashes_max = int((await self.query(ROW_HASHES_QUERY, schema, table))[0]["n"])
-        return SchemaReading(tuple(columns), await self.position(), changed_at, row_hashes_max)
+        # Where the user may not see the position, the schema holds for no place for certain.
+        position = await self._position_if_allowed() or Position(None)
+        return SchemaReading(tuple(columns), position, changed_at, row_hashes_max)
 
     async def links(self) -> Links:
         """Read how tables change one another, as far as the user sees; see ``Links``."""
         facts = await self._known_facts()
-        keys, plain = await self.foreign_keys(), await self._plain_tables()
-        merges = await self._merges_of(plain)
-        try:
-            position = await self.position()
-        except SourceUnavailable:
-            raise
-        except SourceError:
-            # The user may not see it: then no place is known from which on these are all.
-            position = None
-        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged, frozenset(plain))
+        keys, merges = await self.foreign_keys(), await self.merges()
+        position = await self._position_if_allowed()
+        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged)
 
     async def foreign_keys(self) -> list[ForeignKey]:
         """Read the foreign keys whose cascades the binlog does not hold, as far as the user sees.
@@ -461,20 +459,10 @@ class Server:
 
         It sees those of MERGE tables that it may SELECT from.
         """
-        return await self._merges_of(await self._plain_tables())
-
-    async def _plain_tables(self) -> dict[TableName, str]:
-        """Read the tables of engines without transactions, and their engines in upper case."""
-        rows = await self.query(PLAIN_TABLES_QUERY)
-        return {
-            (text_of(row["s"]), text_of(row["t"])): text_of(row["engine"]).upper() for row in rows
-        }
-
-    async def _merges_of(self, plain: Mapping[TableName, str]) -> list[Merge]:
         merges: list[Merge] = []
-        for table, engine in plain.items():
-            if engine == MERGE_ENGINE:
-                merges += parse_members(table, await self._create_table(table))
+        for row in await self.query(MERGES_QUERY):
+            table = (text_of(row["s"]), text_of(row["t"]))
+            merges += parse_members(table, await self._create_table(table))
         return merges
 
     async def tables_elsewhere(self) -> dict[TableName, str]:

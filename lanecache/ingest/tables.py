@@ -190,7 +190,6 @@ class Tables:
                 reason,
                 self._cascades if watched else None,
                 value_bytes_max=self._value_bytes_max,
-                plain=self._cascades.is_plain((name.schema, name.table)),
             )
         self._compare(table, front, mariadb=mariadb)
         # A lane's column that is not there may have its name by a DDL that is not in the binlog.
@@ -265,10 +264,11 @@ class Tables:
 
     def follow(
         self, changes: LinkChanges, tables: Iterable[TableName], at: Position
-    ) -> list[TableName]:
+    ) -> tuple[bool, list[TableName]]:
         """Take what a statement behind ``at`` does to links; ``tables`` are those that it changes.
 
-        Gives further tables that it may change, or that a link which it ends may have changed.
+        Gives whether the catalogue has to be read again; and further tables that the statement may
+        change, or that a link which it ends may have changed.
         """
         merged = [
             other
@@ -282,7 +282,8 @@ class Tables:
         if changes.redefined:
             lower = {(schema.lower(), table.lower()) for schema, table in changes.redefined}
             self.forget_schemas(changes.redefined | lower)
-        return sorted({*merged, *missed})
+        wanted = learnt or changes.doubtful or bool(changes.weakened)
+        return wanted, sorted({*merged, *missed})
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
@@ -311,7 +312,7 @@ class Tables:
                 del self._unproven[front]
 
     def _forget_shapes(self) -> None:
-        """Forget which tables are watched, for which of their columns, and which are plain."""
+        """Forget which tables are watched, and for which of their columns."""
         self.announced.clear()
         self._by_map.clear()
         self._unproven.clear()

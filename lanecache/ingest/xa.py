@@ -50,6 +50,7 @@ def parse_xa_prepare(body: bytes) -> XaPrepare:
 class _Held(msgspec.Struct, frozen=True):
     effect: Effect
     begins_at: Position
+    can_be_undone: bool
 
 
 class PreparedTransactions:
@@ -58,16 +59,27 @@ class PreparedTransactions:
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
 
-    def hold(self, xid: str, effect: Effect, begins_at: Position) -> None:
-        """Keep all of a transaction that was prepared; it begins behind a position."""
+    def hold(self, xid: str, effect: Effect, begins_at: Position, *, can_be_undone: bool) -> None:
+        """Keep all of a transaction that was prepared; it begins behind a position.
+
+        ``can_be_undone``: the server says that nothing of it outlives a rollback.
+        """
         # One of the same name whose outcome was never told must not lend it its place.
         self._held.pop(xid, None)
-        self._held[xid] = _Held(effect, begins_at)
+        self._held[xid] = _Held(effect, begins_at, can_be_undone)
 
-    def take(self, xid: str) -> Effect | None:
-        """Give and forget what a decided transaction did; ``None`` if it is not known."""
+    def commit(self, xid: str) -> Effect | None:
+        """Give and forget what a transaction did; ``None`` if it is not known."""
         held = self._held.pop(xid, None)
         return held.effect if held is not None else None
+
+    def roll_back(self, xid: str) -> Effect | None:
+        """Forget a transaction; give what is left of it to be forgotten, if anything."""
+        held = self._held.pop(xid, None)
+        if held is None or held.can_be_undone:
+            return None
+        held.effect.rolled_back = True
+        return held.effect
 
     def __bool__(self) -> bool:
         return bool(self._held)

@@ -93,14 +93,19 @@ class BinlogBuilder:
         *,
         standalone: bool = False,
         committed_at: float = COMMITTED_AT,
+        can_be_undone: bool = True,
     ) -> None:
-        """Add the GTID event that opens a transaction; ``committed_at`` is seconds since 1970."""
+        """Add the GTID event that opens a transaction; ``committed_at`` is seconds since 1970.
+
+        ``can_be_undone``: the server says that a rollback leaves nothing of it.
+        """
         self._numbers = self._numbers + 1 if number is None else number
         if self.mariadb:
-            body = struct.pack("<QIB", self._numbers, 0, 1 if standalone else 0) + bytes(6)
+            flags = standalone | can_be_undone << 2
+            body = struct.pack("<QIB", self._numbers, 0, flags) + bytes(6)
             self.event(b.MARIADB_GTID, body, timestamp=int(committed_at))
             return
-        body = bytes([0]) + SOURCE_UUID.bytes + struct.pack("<Q", self._numbers)
+        body = bytes([not can_be_undone]) + SOURCE_UUID.bytes + struct.pack("<Q", self._numbers)
         body += bytes([2]) + bytes(16) + round(committed_at * 1e6).to_bytes(7, "little")
         self.event(b.GTID, body)
 
