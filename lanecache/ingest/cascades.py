@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lanecache.ingest.facts import text_of
+from lanecache.table_names import EXACT
+
+if TYPE_CHECKING:
+    from lanecache.table_names import Names, TableName
 
 _ACTS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 
@@ -34,9 +38,6 @@ WHERE kcu.REFERENCED_TABLE_NAME IS NOT NULL
 
 _CONSTRAINT = re.compile(r"CONSTRAINT `((?:[^`]|``)+)` FOREIGN KEY (.*)")
 _RULE = re.compile(r" ON (DELETE|UPDATE) (CASCADE|SET NULL|SET DEFAULT|RESTRICT|NO ACTION)")
-
-TableName = tuple[str, str]
-"""Schema and table."""
 
 
 class ForeignKey(msgspec.Struct, frozen=True):
@@ -92,7 +93,10 @@ class Cascades:
     What was once known stays known: the binlog may be older than a key that has been dropped since.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names = EXACT) -> None:
+        self.folded = names.folded
+        """Whether a table may have another spelling here than in its rows."""
+        self._key = names.key
         self.keys: set[ForeignKey] = set()
         """All that was learnt."""
 
@@ -107,30 +111,40 @@ class Cascades:
 
     def watches(self, table: TableName) -> bool:
         """Tell whether a change of the table may cascade."""
-        return any(key.parent == table for key in self.keys)
+        return any(self._same(key.parent, table) for key in self.keys)
 
     def columns(self, parent: TableName) -> frozenset[str]:
         """Give the parent's columns whose change cascades."""
         return frozenset(
-            key.parent_column for key in self.keys if key.parent == parent and key.acts_on_update
+            key.parent_column
+            for key in self.keys
+            if self._same(key.parent, parent) and key.acts_on_update
         )
 
     def reached_by_delete(self, parent: TableName) -> list[TableName]:
         """Give the tables that the deletion of a row of the parent may change."""
         return self._reached(
-            {key.child for key in self.keys if key.parent == parent and key.acts_on_delete}
+            key.child for key in self.keys if self._same(key.parent, parent) and key.acts_on_delete
         )
 
     def reached_by_update(self, parent: TableName) -> list[TableName]:
         """Give the tables that a change of the parent's ``columns`` may change."""
         return self._reached(
-            {key.child for key in self.keys if key.parent == parent and key.acts_on_update}
+            key.child for key in self.keys if self._same(key.parent, parent) and key.acts_on_update
         )
 
-    def _reached(self, tables: set[TableName]) -> list[TableName]:
+    def _same(self, one: TableName, other: TableName) -> bool:
+        return self._key(one) == self._key(other)
+
+    def _reached(self, tables: Iterable[TableName]) -> list[TableName]:
         """Follow the keys further: a child's rows may be deleted or updated, so take them all."""
-        reached: set[TableName] = set()
-        while tables:
-            reached |= tables
-            tables = {key.child for key in self.keys if key.parent in tables} - reached
-        return sorted(reached)
+        reached: dict[TableName, TableName] = {}
+        wanted = list(tables)
+        while wanted:
+            reached.update((self._key(table), table) for table in wanted)
+            wanted = [
+                key.child
+                for key in self.keys
+                if self._key(key.parent) in reached and self._key(key.child) not in reached
+            ]
+        return sorted(reached.values())

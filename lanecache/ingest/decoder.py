@@ -9,7 +9,7 @@ caches, and never more than ``transaction_bytes_max`` of it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +18,7 @@ from lanecache.errors import BinlogError, EventUnknown
 from lanecache.ingest import binlog as b
 from lanecache.ingest.compressed import payload_blocks, unpack_mariadb
 from lanecache.ingest.outputs import (
+    CatalogueWanted,
     Committed,
     DecoderCounts,
     Discarded,
@@ -33,13 +34,17 @@ from lanecache.ingest.tables import NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import OperationSet, Position
 from lanecache.row import Problem, TableMapping
+from lanecache.table_names import Names
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
     from lanecache.ingest.cascades import ForeignKey
+    from lanecache.ingest.catalogue import Catalogue
     from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
+    from lanecache.ingest.reach import Reach
     from lanecache.ingest.schema import SchemaReading
+    from lanecache.ingest.sql_context import Context
 
 _ROWS = {
     b.PARTIAL_UPDATE_ROWS: RowKind.PARTIAL_UPDATE,
@@ -95,6 +100,7 @@ class Decoder:
         server_id: int = 0,
         counts: DecoderCounts | None = None,
         reread: bool = False,
+        lower_case_table_names: int | None = None,
     ) -> None:
         """Begin behind ``position``.
 
@@ -107,6 +113,7 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
+            lower_case_table_names: how the server compares names; ``None`` where it is not known.
         """
         self.counts = counts if counts is not None else DecoderCounts()
         self.server_version = ""
@@ -115,7 +122,11 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping)
+        names = Names.of(lower_case_table_names)
+        self._folded = names.folded
+        self._tables = Tables(mapping, names)
+        self._reach: Reach | None = None  # made with the first statement
+        self._catalogue: Catalogue | None = None  # that it is made with
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -155,6 +166,15 @@ class Decoder:
     def learn_foreign_keys(self, keys: Sequence[ForeignKey]) -> None:
         """Take the foreign keys of the database, at the start and as ``ForeignKeysWanted`` asks."""
         self._tables.learn_foreign_keys(keys)
+
+    def provide_catalogue(self, catalogue: Catalogue | None) -> None:
+        """Take a reading of the catalogue, at the start and as ``CatalogueWanted`` asks.
+
+        ``None`` where there is none: then a statement that changes rows may change any table.
+        """
+        self._catalogue = catalogue
+        if self._reach is not None:
+            self._reach.provide(catalogue)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.
@@ -236,7 +256,7 @@ class Decoder:
             elif kind == b.MARIADB_QUERY_COMPRESSED:
                 query = b.parse_query(body)
                 sql = unpack_mariadb(query.sql, bytes_max=self._event_bytes_max)
-                yield from self._query(b.Query(query.schema, sql), timestamp)
+                yield from self._query(b.Query(query.schema, sql, query.status), timestamp)
             elif kind == b.XA_PREPARE:
                 yield from self._prepare(parse_xa_prepare(body), timestamp)
             elif kind == b.INCIDENT:
@@ -486,9 +506,11 @@ class Decoder:
 
     def _query(self, query: b.Query, timestamp: int) -> Iterator[Output]:
         # Most streams have no statement but BEGIN, and start sooner without the parser.
+        from lanecache.ingest.sql_context import parse_context
         from lanecache.ingest.statements import classify
 
-        statement = classify(query.sql, query.schema)
+        context = parse_context(query.status)
+        statement = classify(query.sql, query.schema, context)
         kind = statement.kind
         if kind is StatementKind.BEGIN:
             self._open = True
@@ -510,36 +532,65 @@ class Decoder:
         else:
             if kind in (StatementKind.TABLE_DDL, StatementKind.SCHEMA_DDL, StatementKind.UNKNOWN):
                 yield ForeignKeysWanted()
-            self._apply_statement(statement, query)
+            if kind is not StatementKind.DML:
+                self._apply_statement(statement, query, context)
+            if kind is not StatementKind.UNKNOWN and statement.may_touch_others:
+                yield from self._write(statement, query, context)
             if not self._open:
                 yield self._commit(timestamp)
 
-    def _apply_statement(self, statement: Statement, query: b.Query) -> None:
+    def _known_reach(self) -> Reach:
+        """Give what is known of statements' reach; its modules are loaded with the first one."""
+        if self._reach is None:
+            from lanecache.ingest.reach import Reach
+
+            self._reach = Reach()
+            if self._catalogue is not None:
+                self._reach.provide(self._catalogue)
+        return self._reach
+
+    def _write(self, statement: Statement, query: b.Query, context: Context) -> Iterator[Output]:
+        """Clear what a change of rows in statement format may reach."""
+        reach = self._known_reach()
+        if reach.wants_catalogue(statement, query.sql, context):
+            yield CatalogueWanted()
+        reached = reach.of(statement, query.sql, context, self._ends_at)
+        reason = "a write in statement format cannot be read as rows"
+        if reached is None:
+            reason += ", nor be told which tables it reaches"
+            cleared = self._mapping.clear_all(self._operations)
+        else:
+            cleared = self._clear_tables(reached)
+        for prefix in cleared:
+            self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+
+    def _clear_tables(self, tables: Iterable[tuple[str, str]]) -> list[str]:
+        """Clear tables by the names that a statement has for them; give the prefixes."""
+        into, folded = self._operations, self._folded
+        cleared = [
+            prefix
+            for table in sorted(tables)
+            for prefix in self._mapping.clear_table(*table, into, folded=folded)
+        ]
+        return list(dict.fromkeys(cleared))
+
+    def _apply_statement(self, statement: Statement, query: b.Query, context: Context) -> None:
         """Turn a statement into the clears that make what it may have changed a miss."""
         kind = statement.kind
         into = self._operations
+        if statement.objects or statement.renames or statement.foreign_keys:
+            self._known_reach().learn(statement, query.sql, query.schema, context)
         if kind is StatementKind.HARMLESS:
             self._tables.forget_schemas(statement.tables)
-            return
-        if kind in (StatementKind.TABLE_DDL, StatementKind.DML):
+        elif kind is StatementKind.TABLE_DDL:
             self._tables.forget_schemas(statement.tables)
-            cleared = []
-            for schema, table in sorted(statement.tables):
-                cleared += self._mapping.clear_table(schema, table, into)
-                if (schema.lower(), table.lower()) != (schema, table):
-                    # With lower_case_table_names the statement keeps the writer's spelling.
-                    cleared += self._mapping.clear_table(schema.lower(), table.lower(), into)
-            if kind is StatementKind.DML:
-                reason = "a write in statement format cannot be read as rows"
-                if statement.may_touch_others:
-                    cleared = self._mapping.clear_all(into)
-                for prefix in cleared:
-                    self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+            self._clear_tables(statement.tables)
         elif kind is StatementKind.SCHEMA_DDL:
             self._tables.forget_schemas()
-            self._mapping.clear_schema(statement.schema, into)
+            self._mapping.clear_schema(statement.schema, into, folded=self._folded)
         else:
             self._tables.forget_schemas()
+            self._known_reach().forget()
             text = query.sql[:80].decode("utf-8", "replace")
             for prefix in self._mapping.clear_all(into):
                 self._invalidated(

@@ -33,6 +33,7 @@ from lanecache.ingest.file_stream import FileStream
 from lanecache.ingest.files import BinlogFiles, is_file_url
 from lanecache.ingest.offering import Offering
 from lanecache.ingest.outputs import (
+    CatalogueWanted,
     Committed,
     DecoderCounts,
     Discarded,
@@ -317,9 +318,13 @@ class Ingest:
                 server_id=facts.server_id,
                 counts=self._counts,
                 reread=isinstance(self.server, Server),
+                lower_case_table_names=(
+                    facts.lower_case_table_names if isinstance(self.server, Server) else None
+                ),
             )
             await self._provide_schemas(decoder, facts)
             decoder.learn_foreign_keys(await self.server.foreign_keys())
+            decoder.provide_catalogue(await self.server.catalogue())
             self._stream = stream
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
@@ -430,6 +435,8 @@ class Ingest:
             decoder.provide_schema(name, reading)
         elif isinstance(output, ForeignKeysWanted):
             decoder.learn_foreign_keys(await self.server.foreign_keys())
+        elif isinstance(output, CatalogueWanted):
+            decoder.provide_catalogue(await self.server.catalogue())
         elif isinstance(output, Discarded):
             self._offering.drop_parts()
 

@@ -286,6 +286,9 @@ class BinlogFiles:
         """Give nothing: files do not say which tables refer to each other."""
         return ()
 
+    async def catalogue(self) -> None:
+        """Give nothing: files do not say which views, triggers and routines there are."""
+
     async def open(self, position: Position, reached: Callable[[], Position | None]) -> FileStream:
         """Open the stream of all events behind ``position``.
 

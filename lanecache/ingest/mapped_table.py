@@ -274,7 +274,7 @@ class MappedTable:
         return [
             Problem(lane=".".join(child), scope=f"{prefix}*", reason=reason)
             for child in reached
-            for prefix in self._mapping.clear_table(*child, into)
+            for prefix in self._mapping.clear_table(*child, into, folded=cascades.folded)
         ]
 
     def _find_referenced(self, code: TableCode) -> tuple[ColumnUse, ...] | None:

@@ -42,13 +42,17 @@ class ForeignKeysWanted(msgspec.Struct, frozen=True):
     """``learn_foreign_keys`` has to be called before the walk goes on: a table was changed."""
 
 
+class CatalogueWanted(msgspec.Struct, frozen=True):
+    """``provide_catalogue`` has to be called before the walk goes on: a statement writes."""
+
+
 class SchemaWanted(msgspec.Struct, frozen=True):
     """``provide_schema`` has to be called for this table before the walk goes on."""
 
     table: NamedTable
 
 
-Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted
+Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted | CatalogueWanted
 
 
 class DecoderCounts(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,19 @@ from asyncmy.errors import MySQLError
 from lanecache.errors import ConfigError, SourceClash, SourceError, SourceUnavailable
 from lanecache.gtid import MARIADB, MYSQL, parse_gtid_set
 from lanecache.ingest.cascades import FOREIGN_KEYS_QUERY, ForeignKey, parse_foreign_keys
+from lanecache.ingest.catalogue import (
+    ALL_FOREIGN_KEYS_QUERY,
+    ROUTINE_NAMES_QUERY,
+    ROUTINES_LENGTH_QUERY,
+    ROUTINES_QUERY,
+    TEXTS_LENGTH_MAX,
+    TRIGGERS_QUERY,
+    VIEWS_QUERY,
+    Catalogue,
+    parse_definitions,
+    parse_references,
+    privileges_lacking,
+)
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
 from lanecache.ingest.login import explain, log_in
 from lanecache.ingest.schema import (
@@ -25,6 +39,7 @@ from lanecache.ingest.schema import (
     SchemaReading,
     parse_columns,
 )
+from lanecache.ingest.sql_statement import ObjectKind
 from lanecache.operation import Position
 
 if TYPE_CHECKING:
@@ -41,6 +56,8 @@ __all__ = [
     "commit_token",
     "privilege_lacking",
 ]
+
+logger = logging.getLogger("lanecache.ingest")
 
 _START_FIELD = "source.start"
 _FILE_AND_OFFSET = re.compile(r"([^:,\s]+):([0-9]+)")
@@ -362,6 +379,45 @@ class Server:
         }
         created = {child: await self._create_table(child) for child in sorted(unruled)}
         return parse_foreign_keys(rows, created)
+
+    async def catalogue(self) -> Catalogue | None:
+        """Read all views, triggers, routines and foreign keys.
+
+        ``None`` where the user does not see them all, or the server refuses.
+        """
+        try:
+            if await self.catalogue_privileges_lacking():
+                return None
+            length = await self.query(ROUTINES_LENGTH_QUERY)
+            short = int(length[0]["length"] or 0) <= TEXTS_LENGTH_MAX
+            queries = {
+                ObjectKind.VIEW: VIEWS_QUERY,
+                ObjectKind.TRIGGER: TRIGGERS_QUERY,
+                ObjectKind.ROUTINE: ROUTINES_QUERY if short else ROUTINE_NAMES_QUERY,
+            }
+            definitions = [
+                definition
+                for kind, query in queries.items()
+                for definition in parse_definitions(kind, await self.query(query))
+            ]
+            foreign_keys = parse_references(await self.query(ALL_FOREIGN_KEYS_QUERY))
+            return Catalogue(await self.position(), tuple(definitions), foreign_keys)
+        except SourceUnavailable:
+            raise
+        except SourceError as error:
+            logger.warning(
+                "source: views, triggers and routines cannot be read, so that a write in statement"
+                " format clears every lane: %s",
+                error,
+            )
+            return None
+
+    async def catalogue_privileges_lacking(self) -> frozenset[str]:
+        """Give the privileges without which the user does not see the whole catalogue."""
+        grants = await self.query("SHOW GRANTS")
+        user = await self.query("SELECT CURRENT_USER() AS user")
+        lines = [text_of(value) for row in grants for value in row.values()]
+        return privileges_lacking(lines, text_of(user[0]["user"]))
 
     async def _create_table(self, table: tuple[str, str]) -> str:
         """Read the text of a table's SHOW CREATE TABLE, empty where it is no longer there."""

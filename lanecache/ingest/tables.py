@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lanecache.ingest.schema import SchemaReading
     from lanecache.operation import Position
     from lanecache.row import TableMapping
+    from lanecache.table_names import Names, TableName
 
 _TABLE_ID_BYTES = 6
 _TABLE_MAP_FRONT_BYTES = 8  # table id and flags
@@ -56,15 +57,16 @@ class Place(msgspec.Struct, frozen=True):
 class Tables:
     """What is known of the stream's tables at this point of it."""
 
-    def __init__(self, mapping: TableMapping) -> None:
+    def __init__(self, mapping: TableMapping, names: Names) -> None:
         self._mapping = mapping
-        self._cascades = Cascades()
+        self._key = names.key
+        self._cascades = Cascades(names)
         self.announced: set[bytes] = set()
         """Bodies of TABLE_MAP events that say what is known: ``announce`` can be left out."""
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
         self._unproven: dict[bytes, MappedTable] = {}
-        self._schemas: dict[NamedTable, SchemaReading | None] = {}
+        self._schemas: dict[TableName, SchemaReading | None] = {}
 
     def get(self, table_id: bytes) -> MappedTable | None:
         """Give the table of a rows event's id, or ``None`` if no lane wants it.
@@ -107,9 +109,10 @@ class Tables:
         reason = ""
         lasting = True  # not to be judged anew
         if not table_map.complete or table_map.undecided:
-            if name not in self._schemas:
+            key = self._key((name.schema, name.table))
+            if key not in self._schemas:
                 return name
-            schema = self._schemas[name]
+            schema = self._schemas[key]
             completed = (
                 with_schema(table_map, schema.columns)
                 if schema is not None
@@ -155,7 +158,7 @@ class Tables:
 
     def provide(self, name: NamedTable, schema: SchemaReading | None) -> None:
         """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
-        self._schemas[name] = schema
+        self._schemas[self._key((name.schema, name.table))] = schema
 
     def learn_foreign_keys(self, keys: Iterable[ForeignKey]) -> None:
         """Take the foreign keys whose cascades the binlog does not hold."""
@@ -166,14 +169,14 @@ class Tables:
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
-        wanted = None if names is None else {NamedTable(*name) for name in names}
+        wanted = None if names is None else {self._key(name) for name in names}
         self.announced.clear()
         self._unproven.clear()
         for name in list(self._schemas):
             if wanted is None or name in wanted:
                 del self._schemas[name]
                 for front, table in list(self._by_map.items()):
-                    if (table.schema, table.table) == (name.schema, name.table):
+                    if self._key((table.schema, table.table)) == name:
                         del self._by_map[front]
 
 
