@@ -61,15 +61,17 @@ def _mentions(cursor: Cursor) -> set[Mention] | None:
         word = cursor.word()
         if word in ("PREPARE", "EXECUTE") or (word == "LANGUAGE" and cursor.word(1) != "SQL"):
             return None
-        if _is_name(token):
+        if _is_name(token, behind_dot=cursor.index > 0 and cursor.word(-1) == "."):
             found.add((_qualifier(cursor), token.text))
         cursor.index += 1
     return found
 
 
-def _is_name(token: Token) -> bool:
-    # Behind a dot, a name may be all digits.
-    return token.is_name or (token.kind is TokenKind.NUMBER and token.text.isdecimal())
+def _is_name(token: Token, *, behind_dot: bool) -> bool:
+    """Tell whether a token may be a name; behind a dot it may be all digits."""
+    return token.is_name or (
+        behind_dot and token.kind is TokenKind.NUMBER and token.text.isdecimal()
+    )
 
 
 def _qualifier(cursor: Cursor) -> str:
@@ -77,7 +79,7 @@ def _qualifier(cursor: Cursor) -> str:
     if cursor.index < 2 or cursor.word(-1) != ".":
         return ""
     before = cursor.peek(-2)
-    return before.text if before is not None and _is_name(before) else ""
+    return before.text if before is not None and before.is_name else ""
 
 
 def _calls(cursor: Cursor) -> set[str]:

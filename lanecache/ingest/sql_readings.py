@@ -52,9 +52,7 @@ class _Readings:
     def __init__(self, sql: bytes | str, length: int, context: Context) -> None:
         front, self._cut = sql[:length], len(sql) > length
         self._texts = (
-            [Text(front)]
-            if isinstance(front, str)
-            else texts_of(bytes(front), context.charset, cut=self._cut)
+            [Text(front)] if isinstance(front, str) else texts_of(bytes(front), context.charset)
         )
         self._context = context
         self._tokens_left = TOKENS_MAX
