@@ -10,7 +10,7 @@ from lanecache.config_shape import nearest
 from lanecache.errors import LanecacheError, SourceError
 from lanecache.finding import Finding, Severity, fault, ok, warning
 from lanecache.ingest.address import parse_source_url
-from lanecache.ingest.cascades import Cascades, ForeignKey, Links, Merge, TableName
+from lanecache.ingest.cascades import Cascades, ForeignKey, Links, Merge
 from lanecache.ingest.files import is_file_url
 from lanecache.ingest.merges import explain_merge
 from lanecache.ingest.schema import table_shape
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lanecache.config import Config, SourceConfig
     from lanecache.ingest.facts import ServerFacts
     from lanecache.ingest.schema import ColumnFacts
-    from lanecache.operation import Position
     from lanecache.row import TableShape
+    from lanecache.table_names import TableName
 
 
 async def check_all(config: Config) -> list[Finding]:

@@ -161,11 +161,19 @@ class TableMapping(Protocol):
         """Compile the lanes of a table for one shape of it."""
         ...
 
-    def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
-        """Add a ``Clear`` for every lane of the table; give the prefixes (none: no lane)."""
+    def clear_table(
+        self, schema: str, table: str, into: Sequence[OperationSet], *, folded: bool = False
+    ) -> list[str]:
+        """Add a ``Clear`` for every lane of the table; give the prefixes (none: no lane).
+
+        ``folded``: the name is as a statement's writer spelled it, and the server does not tell
+        lower from upper case.
+        """
         ...
 
-    def clear_schema(self, schema: str, into: Sequence[OperationSet]) -> list[str]:
+    def clear_schema(
+        self, schema: str, into: Sequence[OperationSet], *, folded: bool = False
+    ) -> list[str]:
         """Add a ``Clear`` for every lane that may match a table of the schema."""
         ...
 

@@ -11,9 +11,18 @@ from lanecache.config import LaneConfig
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
+from lanecache.ingest.catalogue import Catalogue, parse_definitions
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.framing import Block
-from lanecache.ingest.outputs import Committed, Discarded, ForeignKeysWanted, Overflow, SchemaWanted
+from lanecache.ingest.outputs import (
+    CatalogueWanted,
+    Committed,
+    Discarded,
+    ForeignKeysWanted,
+    Overflow,
+    SchemaWanted,
+)
+from lanecache.ingest.sql_statement import ObjectKind
 from lanecache.lanes.mapping import Lanes
 from lanecache.operation import Clear, Delete, Operation, Position, Set
 from lanecache.row import Problem
@@ -33,9 +42,11 @@ class Reading:
         value: str = "json",
         reread: bool = False,
         columns: list[str | dict[str, str]] | None = None,
+        table: str = "shop.product",
+        lower_case_table_names: int | None = None,
     ) -> None:
         self.problems: list[Problem] = []
-        config = LaneConfig(table="shop.product", key=key, value=value, columns=columns)
+        config = LaneConfig(table=table, key=key, value=value, columns=columns)
         lanes = Lanes([config], ["main"])
         flavor = "mariadb" if mariadb else "mysql"
         position = Position(
@@ -47,11 +58,13 @@ class Reading:
             transaction_bytes_max=transaction_bytes_max,
             report=lambda problem, where: self.problems.append(problem),
             reread=reread,
+            lower_case_table_names=lower_case_table_names,
         )
 
     def feed(self, builder: BinlogBuilder) -> list[Any]:
         outputs = self.decoder.feed(builder.block())
-        return [output for output in outputs if not isinstance(output, ForeignKeysWanted)]
+        asked = (ForeignKeysWanted, CatalogueWanted)
+        return [output for output in outputs if not isinstance(output, asked)]
 
 
 def operations(output: Any) -> list[Operation]:
@@ -189,6 +202,10 @@ def test_tables_without_a_lane_are_skipped_unread() -> None:
         ("CREATE USER x", []),
         ("FROBNICATE THE LOT", ["product:"]),
         ("UPDATE product SET name = 'x'", ["product:"]),
+        ("UPDATE mysql.heartbeat SET at = NOW()", []),
+        ("CREATE DATABASE IF NOT EXISTS shop", []),
+        ("ALTER DATABASE shop CHARACTER SET utf8mb4", []),
+        ("ALTER TABLE product ADD PARTITION PARTITIONS 2", []),
     ],
 )
 def test_statements_clear_what_they_may_have_changed(
@@ -199,6 +216,141 @@ def test_statements_clear_what_they_may_have_changed(
     builder.query(sql)
     (committed,) = Reading(mariadb=mariadb).feed(builder)
     assert operations(committed) == [Clear(prefix) for prefix in cleared]
+
+
+@pytest.mark.parametrize("lower_case_table_names", [0, 1, 2, None])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP DATABASE Shop",
+        "TRUNCATE SHOP.Product",
+        "ALTER TABLE Shop.Product CHANGE id name INT, CHANGE name id INT",
+        "RENAME TABLE Shop.Product TO Shop.Other",
+        "RENAME TABLE Shop.Other TO Shop.Product",
+        "UPDATE Shop.PRODUCT SET name = 'x'",
+        "CREATE TABLE Shop.Product SELECT 1",
+    ],
+)
+def test_names_in_statements_are_compared_as_the_server_does(
+    sql: str, lower_case_table_names: int | None
+) -> None:
+    builder = BinlogBuilder()
+    builder.gtid()
+    builder.query(sql)
+    reading = Reading(lower_case_table_names=lower_case_table_names)
+    position = Position(parse_gtid_set("", "mysql"), "binlog.000001", 4)
+    reading.decoder.provide_catalogue(Catalogue(position))
+    (committed,) = reading.feed(builder)
+    cleared = [] if lower_case_table_names == 0 else [Clear("product:")]
+    assert operations(committed) == cleared
+
+
+@pytest.mark.parametrize("pattern", ["t_*.ord", "T_*.Ord", "*.*"])
+def test_lanes_of_several_schemas_are_cleared_in_the_spelling_of_their_rows(pattern: str) -> None:
+    builder = BinlogBuilder()
+    builder.gtid()
+    builder.query("DROP DATABASE T_Am")
+    reading = Reading(table=pattern, key="o:{@schema}:{@table}:{id}", lower_case_table_names=1)
+    (committed,) = reading.feed(builder)
+    assert Clear("o:t_am:") in operations(committed)
+
+
+def test_a_definition_in_another_spelling_makes_the_columns_be_read_anew() -> None:
+    builder = BinlogBuilder()
+    builder.begin()
+    builder.table(names=False)
+    builder.commit()
+    reading = Reading(lower_case_table_names=1)
+
+    def wanted() -> int:
+        outputs = 0
+        for output in reading.decoder.feed(builder.block()):
+            if isinstance(output, SchemaWanted):
+                outputs += 1
+                reading.decoder.provide_schema(output.table, None)
+        return outputs
+
+    assert wanted() == 1
+    builder.gtid()
+    builder.query("ALTER TABLE SHOP.Product ADD INDEX (name)")
+    builder.begin()
+    builder.table(names=False)
+    builder.commit()
+    assert wanted() == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "status", "cleared"),
+    [
+        # GBK: a table's name, and one that is another name in UTF-8.
+        ("TRUNCATE 表".encode("gbk"), b"\x04\x1c\0\x1c\0\x2d\0", True),
+        ("TRUNCATE 琛ㄨ〃".encode("gbk"), b"\x04\x1c\0\x1c\0\x2d\0", False),
+        # Nothing says what it is.
+        ("TRUNCATE 表".encode("gbk"), b"", True),
+        (b"TRUNCATE other", b"", False),
+        # ANSI_QUOTES
+        ('TRUNCATE "表"'.encode(), b"\x01\x04" + bytes(7) + b"\x04\x2d\0\x2d\0\x2d\0", True),
+    ],
+)
+def test_a_statement_is_read_in_its_context(sql: bytes, status: bytes, cleared: bool) -> None:
+    builder = BinlogBuilder()
+    builder.gtid()
+    builder.query(sql, status=status)
+    (committed,) = Reading(table="shop.表").feed(builder)
+    assert operations(committed) == ([Clear("product:")] if cleared else [])
+
+
+def test_a_statement_clears_what_it_reaches_where_that_is_known(mariadb: bool) -> None:
+    reading = Reading(mariadb=mariadb)
+    view = {"s": "x", "n": "v", "definition": "select 1 from `shop`.`product`"}
+    flavor = "mariadb" if mariadb else "mysql"
+    position = Position(parse_gtid_set("", flavor), "binlog.000001", 4)
+    definitions = tuple(parse_definitions(ObjectKind.VIEW, [view]))
+    reading.decoder.provide_catalogue(Catalogue(position, definitions))
+    for sql, cleared in (
+        ("UPDATE x.plain SET a = 1", False),
+        ("UPDATE x.v SET a = 1", True),
+        ("INSERT INTO x.plain SELECT * FROM shop.product", False),
+        ("CREATE VIEW x.w AS SELECT * FROM product", False),
+        ("DELETE FROM x.w", True),
+        ("FROBNICATE", True),
+        ("UPDATE x.plain SET a = 1", True),
+    ):
+        builder = BinlogBuilder(mariadb=mariadb)
+        builder.gtid()
+        builder.query("BEGIN")
+        builder.query(sql)
+        builder.commit()
+        (committed,) = reading.feed(builder)
+        assert operations(committed) == ([Clear("product:")] if cleared else []), sql
+
+
+def test_the_catalogue_is_asked_for_when_a_statement_first_writes() -> None:
+    reading = Reading()
+    builder = BinlogBuilder()
+    for sql in ("INSERT INTO mysql.heartbeat VALUES (1)", "INSERT INTO a VALUES (1)"):
+        builder.gtid()
+        builder.query(sql)
+    asked = 0
+    for output in reading.decoder.feed(builder.block()):
+        if isinstance(output, CatalogueWanted):
+            asked += 1
+            # Read just now, behind the statement: what it reached then is not known.
+            now = Position(parse_gtid_set(f"{SOURCE_UUID}:1-5", "mysql"))
+            reading.decoder.provide_catalogue(Catalogue(now))
+        else:
+            assert isinstance(output, Committed)
+            assert operations(output) == ([Clear("product:")] if asked else [])
+    assert asked == 1
+    builder.gtid()
+    builder.query("INSERT INTO a VALUES (1)")
+    (committed,) = reading.feed(builder)
+    assert operations(committed) == [Clear("product:")]
+    for number in (4, 5, 6):
+        builder.gtid(number)
+        builder.query("INSERT INTO a VALUES (1)")
+    *_, last = reading.feed(builder)
+    assert operations(last) == []
 
 
 def test_a_clear_stands_in_order_with_the_rows_around_it() -> None:

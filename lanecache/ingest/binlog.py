@@ -100,10 +100,14 @@ class TransactionStart(msgspec.Struct, frozen=True, gc=False):
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):
-    """A statement, and the schema that was current when it ran."""
+    """A statement, and the schema that was current when it ran.
+
+    ``status`` are its status variables: the context in which it was written (``sql_context``).
+    """
 
     schema: str
     sql: bytes
+    status: bytes = b""
 
 
 def parse_format_description(body: bytes) -> FormatDescription:
@@ -197,7 +201,9 @@ def parse_query(body: bytes) -> Query:
     stop = start + schema_bytes
     if stop >= len(body):
         raise BinlogError("the query event is cut off")
-    return Query(schema=body[start:stop].decode("utf-8", "replace"), sql=body[stop + 1 :])
+    # Whatever the statement's character set: the servers keep the current schema in UTF-8.
+    schema = body[start:stop].decode("utf-8", "surrogateescape")
+    return Query(schema=schema, sql=body[stop + 1 :], status=body[13:start])
 
 
 def is_begin(body: bytes) -> bool:

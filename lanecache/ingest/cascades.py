@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lanecache.ingest.facts import text_of
+from lanecache.table_names import fold
 
 if TYPE_CHECKING:
     from lanecache.operation import Position
+    from lanecache.table_names import TableName
 
 ACTIONS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 """What a foreign key does that changes rows of the child."""
@@ -42,9 +44,6 @@ WHERE kcu.REFERENCED_TABLE_NAME IS NOT NULL
 
 _CONSTRAINT = re.compile(r"CONSTRAINT `((?:[^`]|``)+)` FOREIGN KEY (.*)")
 _RULE = re.compile(r" ON (DELETE|UPDATE) (CASCADE|SET NULL|SET DEFAULT|RESTRICT|NO ACTION)")
-
-TableName = tuple[str, str]
-"""Schema and table."""
 
 
 class ForeignKey(msgspec.Struct, frozen=True):
@@ -263,9 +262,9 @@ class Cascades:
         if self._logged:
             return set()
         missed = self._reached({*changes.dropped, *changes.weakened})
-        schemas = {schema.lower() for schema in changes.dropped_schemas}
+        schemas = {fold(schema) for schema in changes.dropped_schemas}
         for key in self._keys.values():
-            if key.parent[0].lower() in schemas:
+            if fold(key.parent[0]) in schemas:
                 missed |= self._reached({key.child})
         for old, new in changes.renamed:
             # The catalogue has them under the new name only, unless they were known before.
@@ -341,7 +340,7 @@ class Cascades:
 
 
 def _folded(table: TableName) -> TableName:
-    return table[0].lower(), table[1].lower()
+    return fold(table[0]), fold(table[1])
 
 
 def _folded_key(key: ForeignKey) -> ForeignKey:

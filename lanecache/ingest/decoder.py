@@ -9,7 +9,7 @@ caches, and never more than ``transaction_bytes_max`` of it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +21,7 @@ from lanecache.ingest.effect import Effect
 from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.outputs import (
     PAUSE,
+    CatalogueWanted,
     Committed,
     DecoderCounts,
     Discarded,
@@ -37,13 +38,18 @@ from lanecache.ingest.tables import Kept, NamedTable, Place, Tables
 from lanecache.ingest.xa import PreparedTransactions, XaPrepare, parse_xa_prepare
 from lanecache.operation import NO_LINEAGE, Lineage, OperationSet, Position
 from lanecache.row import Problem, TableMapping
+from lanecache.table_names import Names
 
 if TYPE_CHECKING:
     from lanecache.gtid import GtidSet
-    from lanecache.ingest.cascades import Links, TableName
+    from lanecache.ingest.cascades import Links
+    from lanecache.ingest.catalogue import Catalogue
     from lanecache.ingest.mapped_table import MappedTable
     from lanecache.ingest.protocol import Block
+    from lanecache.ingest.reach import Reach
     from lanecache.ingest.schema import SchemaReading
+    from lanecache.ingest.sql_context import Context
+    from lanecache.table_names import TableName
 
 _ROWS = {
     b.PARTIAL_UPDATE_ROWS: RowKind.PARTIAL_UPDATE,
@@ -102,6 +108,7 @@ class Decoder:
         lineage: Lineage = NO_LINEAGE,
         counts: DecoderCounts | None = None,
         reread: bool = False,
+        lower_case_table_names: int | None = None,
         kept: Kept | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -117,6 +124,7 @@ class Decoder:
             lineage: that server, and the last transaction before ``position``.
             counts: goes on from these.
             reread: note the rows that can be read again, in ``Committed.partial``.
+            lower_case_table_names: how the server compares names; ``None`` where it is not known.
             kept: goes on from what an earlier one knew of the tables.
             clock: seconds that never go back, by which a schema that does not fit is wanted again.
         """
@@ -127,7 +135,11 @@ class Decoder:
         self._server_id = server_id
         self._transaction_bytes_max = transaction_bytes_max
         self._event_bytes_max = event_bytes_max
-        self._tables = Tables(mapping, kept, clock, value_bytes_max=event_bytes_max)
+        names = Names.of(lower_case_table_names)
+        self._folded = names.folded
+        self._tables = Tables(mapping, names, kept, clock, value_bytes_max=event_bytes_max)
+        self._reach: Reach | None = None  # made with the first statement
+        self._catalogue: Catalogue | None = None  # that it is made with
         self._audiences = len(mapping.audiences)
         self._mariadb = False
         self._checksummed = False
@@ -195,6 +207,15 @@ class Decoder:
         to be cleared where the last transaction ended.
         """
         return self._tables.learn_links(links, self._ends_at)
+
+    def provide_catalogue(self, catalogue: Catalogue | None) -> None:
+        """Take a reading of the catalogue, at the start and as ``CatalogueWanted`` asks.
+
+        ``None`` where there is none: then a statement that changes rows may change any table.
+        """
+        self._catalogue = catalogue
+        if self._reach is not None:
+            self._reach.provide(catalogue)
 
     def feed(self, block: Block) -> Iterator[Output]:
         """Walk a block's events.
@@ -295,7 +316,7 @@ class Decoder:
                 except BinlogError as error:
                     yield from self._unread_statement(str(error), timestamp)
                 else:
-                    yield from self._query(b.Query(query.schema, sql), timestamp)
+                    yield from self._query(b.Query(query.schema, sql, query.status), timestamp)
             elif kind == b.XA_PREPARE:
                 yield from self._prepare(parse_xa_prepare(body), timestamp)
             elif kind == b.INCIDENT:
@@ -638,6 +659,7 @@ class Decoder:
         """Clear everything for a statement that cannot be read: what it does is not known."""
         yield ForeignKeysWanted()
         self._tables.forget_schemas()
+        self._known_reach().forget()
         self._clear_all(reason)
         if not self._open:
             yield self._commit(timestamp)
@@ -648,9 +670,11 @@ class Decoder:
 
     def _query(self, query: b.Query, timestamp: int) -> Iterator[Output]:
         # Most streams have no statement but BEGIN, and start sooner without the parser.
+        from lanecache.ingest.sql_context import parse_context
         from lanecache.ingest.statements import classify
 
-        statement = classify(query.sql, query.schema)
+        context = parse_context(query.status)
+        statement = classify(query.sql, query.schema, context)
         kind = statement.kind
         if kind is StatementKind.BEGIN:
             self._open = True
@@ -670,51 +694,82 @@ class Decoder:
         elif kind in _WITHOUT_EFFECT:
             pass
         else:
-            if self._follow_links(statement, query):
+            if self._follow_links(statement, query, context):
                 yield ForeignKeysWanted()
-            self._apply_statement(statement, query)
+            if kind is not StatementKind.DML:
+                self._apply_statement(statement, query, context)
+            if kind is not StatementKind.UNKNOWN and statement.may_touch_others:
+                yield from self._write(statement, query, context)
             if not self._open:
                 yield self._commit(timestamp)
 
-    def _follow_links(self, statement: Statement, query: b.Query) -> bool:
+    def _follow_links(self, statement: Statement, query: b.Query, context: Context) -> bool:
         """Take what a statement does to the links between tables; true: the catalogue is wanted."""
         from lanecache.ingest.sql_links import makes_inline_keys, read_link_changes
 
         inline = makes_inline_keys(self.server_version, mariadb=self._mariadb)
-        changes = read_link_changes(query.sql, query.schema, inline_references=inline)
+        changes = read_link_changes(query.sql, query.schema, context, inline_references=inline)
         wanted, missed = self._tables.follow(changes, statement.tables, self._ends_at)
         reason = "a foreign key or a MERGE table may have changed it before or with a statement"
         for table in missed:
-            for prefix in self._mapping.clear_table(*table, self._effect.operations):
+            for prefix in self._mapping.clear_table(
+                *table, self._effect.operations, folded=self._folded
+            ):
                 self._invalidated(Problem(".".join(table), f"{prefix}*", reason))
         return wanted or statement.kind in _CHANGES_LINKS
 
-    def _apply_statement(self, statement: Statement, query: b.Query) -> None:
+    def _known_reach(self) -> Reach:
+        """Give what is known of statements' reach; its modules are loaded with the first one."""
+        if self._reach is None:
+            from lanecache.ingest.reach import Reach
+
+            self._reach = Reach()
+            if self._catalogue is not None:
+                self._reach.provide(self._catalogue)
+        return self._reach
+
+    def _write(self, statement: Statement, query: b.Query, context: Context) -> Iterator[Output]:
+        """Clear what a change of rows in statement format may reach."""
+        reach = self._known_reach()
+        if reach.wants_catalogue(statement, query.sql, context):
+            yield CatalogueWanted()
+        reached = reach.of(statement, query.sql, context, self._ends_at)
+        reason = "a write in statement format cannot be read as rows"
+        if reached is None:
+            reason += ", nor be told which tables it reaches"
+            cleared = self._mapping.clear_all(self._effect.operations)
+        else:
+            cleared = self._clear_tables(reached)
+        for prefix in cleared:
+            self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+
+    def _clear_tables(self, tables: Iterable[tuple[str, str]]) -> list[str]:
+        """Clear tables by the names that a statement has for them; give the prefixes."""
+        into, folded = self._effect.operations, self._folded
+        cleared = [
+            prefix
+            for table in sorted(tables)
+            for prefix in self._mapping.clear_table(*table, into, folded=folded)
+        ]
+        return list(dict.fromkeys(cleared))
+
+    def _apply_statement(self, statement: Statement, query: b.Query, context: Context) -> None:
         """Turn a statement into the clears that make what it may have changed a miss."""
         kind = statement.kind
         into = self._effect.operations
+        if statement.objects or statement.renames or statement.foreign_keys:
+            self._known_reach().learn(statement, query.sql, query.schema, context)
         if kind is StatementKind.HARMLESS:
             self._tables.forget_schemas(statement.tables)
-            return
-        if kind in (StatementKind.TABLE_DDL, StatementKind.DML):
+        elif kind is StatementKind.TABLE_DDL:
             self._tables.forget_schemas(statement.tables)
-            cleared = []
-            for schema, table in sorted(statement.tables):
-                cleared += self._mapping.clear_table(schema, table, into)
-                if (schema.lower(), table.lower()) != (schema, table):
-                    # With lower_case_table_names the statement keeps the writer's spelling.
-                    cleared += self._mapping.clear_table(schema.lower(), table.lower(), into)
-            if kind is StatementKind.DML:
-                reason = "a write in statement format cannot be read as rows"
-                if statement.may_touch_others:
-                    cleared = self._mapping.clear_all(into)
-                for prefix in cleared:
-                    self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
+            self._clear_tables(statement.tables)
         elif kind is StatementKind.SCHEMA_DDL:
             self._tables.forget_schemas()
-            self._mapping.clear_schema(statement.schema, into)
+            self._mapping.clear_schema(statement.schema, into, folded=self._folded)
         else:
             self._tables.forget_schemas()
+            self._known_reach().forget()
             text = query.sql[:80].decode("utf-8", "replace")
             for prefix in self._mapping.clear_all(into):
                 self._invalidated(

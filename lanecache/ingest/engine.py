@@ -41,6 +41,7 @@ from lanecache.ingest.history_check import require_history
 from lanecache.ingest.merges import explain_merge
 from lanecache.ingest.offering import Offering
 from lanecache.ingest.outputs import (
+    CatalogueWanted,
     Committed,
     DecoderCounts,
     Discarded,
@@ -65,9 +66,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from lanecache.config import Config
-    from lanecache.ingest.cascades import TableName
     from lanecache.ingest.outlet import Outlet
     from lanecache.row import TableMapping
+    from lanecache.table_names import TableName
 
 logger = logging.getLogger("lanecache.ingest")
 
@@ -423,11 +424,15 @@ class Ingest:
                 reread=isinstance(self.server, Server),
                 kept=self._kept,
                 clock=anyio.current_time,
+                lower_case_table_names=(
+                    facts.lower_case_table_names if isinstance(self.server, Server) else None
+                ),
             )
             if self._admit is not None:
                 await self._admit()
             await self._provide_schemas(decoder, facts)
             self._forget(decoder.learn_links(await self.server.links()))
+            decoder.provide_catalogue(await self.server.catalogue())
             self._stream, self._decoder = stream, decoder
             failure: SourceError | BinlogError | None = None
             async with anyio.create_task_group() as group:
@@ -596,6 +601,8 @@ class Ingest:
             decoder.provide_schema(name, reading)
         elif isinstance(output, ForeignKeysWanted):
             self._forget(decoder.learn_links(await self.server.links()))
+        elif isinstance(output, CatalogueWanted):
+            decoder.provide_catalogue(await self.server.catalogue())
         elif isinstance(output, Discarded):
             self._offering.drop_parts()
 

@@ -292,6 +292,9 @@ class BinlogFiles:
         """Give nothing, as ``links`` does."""
         return ()
 
+    async def catalogue(self) -> None:
+        """Give nothing: files do not say which views, triggers and routines there are."""
+
     async def open(self, position: Position, reached: Callable[[], Position | None]) -> FileStream:
         """Open the stream of all events behind ``position``.
 

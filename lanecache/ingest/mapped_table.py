@@ -58,8 +58,20 @@ class MappedTable:
         reason: str = "",
         cascades: Cascades | None = None,
         *,
+        folded: bool = False,
         value_bytes_max: int = EVENT_BYTES_MAX,
     ) -> None:
+        """Make ready what maps the rows.
+
+        Args:
+            table_map: the shape.
+            mapping: the lanes.
+            reason: why its rows cannot be read, if so.
+            cascades: what a change of it reaches, where it may reach others.
+            folded: whether the names of those may have another spelling than in their rows.
+            value_bytes_max: what a compressed value may unpack to.
+        """
+        self._folded = folded
         self.schema = table_map.schema
         self.table = table_map.table
         self.reason = reason
@@ -402,7 +414,7 @@ class MappedTable:
         return [
             Problem(lane=".".join(table), scope=f"{prefix}*", reason=reason)
             for table in tables
-            for prefix in self._mapping.clear_table(*table, into)
+            for prefix in self._mapping.clear_table(*table, into, folded=self._folded)
         ]
 
     def _find_referenced(self, code: TableCode) -> tuple[ColumnUse, ...] | None:

@@ -8,10 +8,14 @@ tables below it; and the other way round. Both servers alike.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from lanecache.ingest.cascades import Merge, TableName
+from lanecache.ingest.cascades import Merge
 from lanecache.ingest.sql_cursor import Cursor, NotUnderstood
 from lanecache.ingest.sql_tokens import UnreadableText, tokenize
+
+if TYPE_CHECKING:
+    from lanecache.table_names import TableName
 
 MERGES_QUERY = """
 SELECT TABLE_SCHEMA AS s, TABLE_NAME AS t FROM information_schema.TABLES

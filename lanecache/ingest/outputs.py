@@ -46,6 +46,10 @@ class ForeignKeysWanted(msgspec.Struct, frozen=True):
     """``learn_foreign_keys`` has to be called before the walk goes on: a table was changed."""
 
 
+class CatalogueWanted(msgspec.Struct, frozen=True):
+    """``provide_catalogue`` has to be called before the walk goes on: a statement writes."""
+
+
 class SchemaWanted(msgspec.Struct, frozen=True):
     """``provide_schema`` has to be called for this table before the walk goes on."""
 
@@ -58,7 +62,9 @@ class Pause(msgspec.Struct, frozen=True):
 
 PAUSE = Pause()
 
-Output = Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted | Pause
+Output = (
+    Committed | Overflow | Discarded | SchemaWanted | ForeignKeysWanted | CatalogueWanted | Pause
+)
 
 
 class DecoderCounts(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,20 @@ from lanecache.ingest.cascades import (
     ForeignKey,
     Links,
     Merge,
-    TableName,
     parse_foreign_keys,
+)
+from lanecache.ingest.catalogue import (
+    ALL_FOREIGN_KEYS_QUERY,
+    ROUTINE_NAMES_QUERY,
+    ROUTINES_LENGTH_QUERY,
+    ROUTINES_QUERY,
+    TEXTS_LENGTH_MAX,
+    TRIGGERS_QUERY,
+    VIEWS_QUERY,
+    Catalogue,
+    parse_definitions,
+    parse_references,
+    privileges_lacking,
 )
 from lanecache.ingest.facts import FACT_VARIABLES, ServerFacts, parse_facts, text_of
 from lanecache.ingest.history import ServerHistory, parse_binlog_state
@@ -43,12 +56,14 @@ from lanecache.ingest.schema import (
     SchemaReading,
     parse_columns,
 )
+from lanecache.ingest.sql_statement import ObjectKind
 from lanecache.operation import Position
 
 if TYPE_CHECKING:
     from asyncmy.connection import Connection
 
     from lanecache.ingest.address import SourceAddress
+    from lanecache.table_names import TableName
 
 __all__ = [
     "BinlogStatus",
@@ -59,6 +74,8 @@ __all__ = [
     "commit_token",
     "privilege_lacking",
 ]
+
+logger = logging.getLogger("lanecache.ingest")
 
 _START_FIELD = "source.start"
 _FILE_AND_OFFSET = re.compile(r"([^:,\s]+):([0-9]+)")
@@ -469,6 +486,45 @@ class Server:
         """Read the tables whose rows lie on another server or in files, and their engines."""
         rows = await self.query(ELSEWHERE_QUERY)
         return {(text_of(row["s"]), text_of(row["t"])): text_of(row["engine"]) for row in rows}
+
+    async def catalogue(self) -> Catalogue | None:
+        """Read all views, triggers, routines and foreign keys.
+
+        ``None`` where the user does not see them all, or the server refuses.
+        """
+        try:
+            if await self.catalogue_privileges_lacking():
+                return None
+            length = await self.query(ROUTINES_LENGTH_QUERY)
+            short = int(length[0]["length"] or 0) <= TEXTS_LENGTH_MAX
+            queries = {
+                ObjectKind.VIEW: VIEWS_QUERY,
+                ObjectKind.TRIGGER: TRIGGERS_QUERY,
+                ObjectKind.ROUTINE: ROUTINES_QUERY if short else ROUTINE_NAMES_QUERY,
+            }
+            definitions = [
+                definition
+                for kind, query in queries.items()
+                for definition in parse_definitions(kind, await self.query(query))
+            ]
+            foreign_keys = parse_references(await self.query(ALL_FOREIGN_KEYS_QUERY))
+            return Catalogue(await self.position(), tuple(definitions), foreign_keys)
+        except SourceUnavailable:
+            raise
+        except SourceError as error:
+            logger.warning(
+                "source: views, triggers and routines cannot be read, so that a write in statement"
+                " format clears every lane: %s",
+                error,
+            )
+            return None
+
+    async def catalogue_privileges_lacking(self) -> frozenset[str]:
+        """Give the privileges without which the user does not see the whole catalogue."""
+        grants = await self.query("SHOW GRANTS")
+        user = await self.query("SELECT CURRENT_USER() AS user")
+        lines = [text_of(value) for row in grants for value in row.values()]
+        return privileges_lacking(lines, text_of(user[0]["user"]))
 
     async def _create_table(self, table: tuple[str, str]) -> str:
         """Read the text of a table's SHOW CREATE TABLE, empty where it is no longer there."""

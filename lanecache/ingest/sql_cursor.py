@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lanecache.ingest.sql_statement import UNKNOWN, Statement
 from lanecache.ingest.sql_tokens import Token, TokenKind
 
@@ -11,18 +13,40 @@ class NotUnderstood(Exception):
 
 
 class Cursor:
-    """A place in the tokens of one statement."""
+    """A place in the tokens of one statement, which are read only as far as they are wanted.
 
-    def __init__(self, tokens: list[Token], default_schema: str) -> None:
-        while tokens and tokens[-1].text == ";":
-            tokens = tokens[:-1]
-        self._tokens = tokens
+    ``read_end`` is the offset behind the last token that was read, and ``read_conditional`` tells
+    whether one of them was conditional.
+    """
+
+    def __init__(self, tokens: Iterable[Token], default_schema: str) -> None:
+        self._source = iter(tokens)
+        self._tokens: list[Token] = []
         self._default_schema = default_schema
         self.index = 0
+        self.read_end = 0
+        self.read_conditional = False
 
     def peek(self, ahead: int = 0) -> Token | None:
         index = self.index + ahead
-        return self._tokens[index] if index < len(self._tokens) else None
+        while index >= len(self._tokens):
+            if not self._pull():
+                return None
+        return self._tokens[index]
+
+    def _pull(self) -> bool:
+        """Read one more token; semicolons that end the text are no part of the statement."""
+        semicolons = []
+        for token in self._source:
+            self.read_end = token.end
+            self.read_conditional = self.read_conditional or token.conditional
+            if token.text == ";" and token.kind is TokenKind.SIGN:
+                semicolons.append(token)
+                continue
+            self._tokens += semicolons
+            self._tokens.append(token)
+            return True
+        return False
 
     def word(self, ahead: int = 0) -> str:
         """Give the unquoted word here in upper case, a sign as it is, else an empty string."""
@@ -32,7 +56,7 @@ class Cursor:
         return token.text.upper()
 
     def at_end(self) -> bool:
-        return self.index >= len(self._tokens)
+        return self.peek() is None
 
     def accept(self, *words: str) -> bool:
         """Step over a run of words if it stands here."""
@@ -86,15 +110,23 @@ class Cursor:
     def table(self) -> tuple[str, str]:
         """Step over a table's name: ``t``, ``s.t``, ``.t``, or ``t.*`` as ``DELETE`` has it."""
         if self.accept("."):
-            return self._default_schema, self.identifier()
+            return self._default_schema, self._behind_dot()
         first = self.identifier()
         if self.word() == "." and self.word(1) != "*":
             self.index += 1
-            second = self.identifier()
+            second = self._behind_dot()
             self.accept(".", "*")
             return first, second
         self.accept(".", "*")
         return self._default_schema, first
+
+    def _behind_dot(self) -> str:
+        """Step over a name behind a dot, which may be all digits there."""
+        token = self.peek()
+        if token is not None and token.kind is TokenKind.NUMBER and token.text.isdecimal():
+            self.index += 1
+            return token.text
+        return self.identifier()
 
     @property
     def default_schema(self) -> str:

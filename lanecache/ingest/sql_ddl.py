@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lanecache.ingest.sql_alter import alter_table, foreign_keys_of, skip_wait
 from lanecache.ingest.sql_cursor import at_end
-from lanecache.ingest.sql_statement import HARMLESS, UNKNOWN, Statement, StatementKind
+from lanecache.ingest.sql_statement import (
+    HARMLESS,
+    UNKNOWN,
+    DefinedObject,
+    ObjectKind,
+    Statement,
+    StatementKind,
+)
 
 if TYPE_CHECKING:
     from lanecache.ingest.sql_cursor import Cursor
+    from lanecache.table_names import TableName
 
 
 def truncate(cursor: Cursor) -> Statement:
@@ -40,15 +49,24 @@ _MODIFIERS: Final = frozenset(
         "SPATIAL",
         "VECTOR",
         "AGGREGATE",
+        # Of tables and views in MySQL 9:
+        "EXTERNAL",
+        "MATERIALIZED",
+        "JSON",
+        "RELATIONAL",
+        "DUALITY",
     ]
 )
+_OBJECTS: Final = {
+    "VIEW": ObjectKind.VIEW,
+    "TRIGGER": ObjectKind.TRIGGER,
+    "PROCEDURE": ObjectKind.ROUTINE,
+    "FUNCTION": ObjectKind.ROUTINE,
+    "PACKAGE": ObjectKind.ROUTINE,
+}
 _HARMLESS_OBJECTS: Final = frozenset(
     [
-        "INDEX",
-        "VIEW",
-        "TRIGGER",
-        "PROCEDURE",
-        "FUNCTION",
+        *_OBJECTS,
         "EVENT",
         "SEQUENCE",
         "USER",
@@ -58,7 +76,6 @@ _HARMLESS_OBJECTS: Final = frozenset(
         "UNDO",
         "LOGFILE",
         "RESOURCE",
-        "PACKAGE",
         "LIBRARY",
         "INSTANCE",
         "SYNONYM",
@@ -96,30 +113,65 @@ def create(cursor: Cursor) -> Statement:
     if word == "TABLE":
         if_missing = cursor.accept("IF", "NOT", "EXISTS") and not replaces
         table = cursor.table()
-        if if_missing and not _may_fill(cursor):
-            # Applications do this at every start. A table that is there stays as it is, and one
-            # that is not was cleared when it went.
-            return _defined(table)
-        return _tables_of(table)
+        # Applications do it IF NOT EXISTS at every start. A table that is there stays as it is, and
+        # one that is not was cleared when it went.
+        fills = _may_fill(cursor)
+        keeps = if_missing and not fills
+        return Statement(
+            StatementKind.HARMLESS if keeps else StatementKind.TABLE_DDL,
+            frozenset({table}),
+            may_touch_others=fills,
+            foreign_keys=frozenset(foreign_keys_of(cursor, table)),
+        )
     if word in ("DATABASE", "SCHEMA"):
+        # A new one is empty, and what was below its name was cleared when that went.
         cursor.accept("IF", "NOT", "EXISTS")
-        return Statement(StatementKind.SCHEMA_DDL, schema=cursor.identifier())
-    return HARMLESS if word in _HARMLESS_OBJECTS else UNKNOWN
+        schema = cursor.identifier()
+        return Statement(StatementKind.SCHEMA_DDL, schema=schema) if replaces else HARMLESS
+    if word == "INDEX":
+        return _index(cursor)
+    return _defined_object(cursor, word)
+
+
+def _index(cursor: Cursor) -> Statement:
+    """CREATE INDEX or DROP INDEX, which define the table behind ON anew."""
+    if not cursor.find({"ON"}):
+        return UNKNOWN
+    cursor.index += 1
+    return _defined(cursor.table())
+
+
+def _defined_object(cursor: Cursor, word: str) -> Statement:
+    """CREATE (or ALTER VIEW) of a view, a trigger or a routine; others change no value either."""
+    kind = _OBJECTS.get(word)
+    if kind is None:
+        return _harmless_object(word)
+    if word == "PACKAGE":
+        cursor.accept("BODY")
+    cursor.accept("IF", "NOT", "EXISTS")
+    name = cursor.table()
+    table = ("", "")
+    if kind is ObjectKind.TRIGGER:
+        if not cursor.find({"ON"}):
+            return UNKNOWN
+        cursor.index += 1
+        table = cursor.table()
+    return Statement(StatementKind.HARMLESS, objects=(DefinedObject(kind, name, table),))
 
 
 def _may_fill(cursor: Cursor) -> bool:
-    """Tell whether CREATE TABLE may fill the table, by a query of any form."""
-    depth, before = 0, ""
-    while not cursor.at_end():
+    """Tell whether CREATE TABLE may fill the table, by a query of any form; no step is taken."""
+    depth, before, start = 0, "", cursor.index
+    fills = False
+    while not fills and not cursor.at_end():
         word = cursor.word()
         depth += (word == "(") - (word == ")")
-        if word in ("SELECT", "TABLE", "WITH"):
-            return True
-        if word == "VALUES" and (depth == 0 or before == "("):
-            return True
+        fills = word in ("SELECT", "TABLE", "WITH")
+        fills = fills or (word == "VALUES" and (depth == 0 or before == "("))
         before = word
         cursor.index += 1
-    return False
+    cursor.index = start
+    return fills
 
 
 def drop(cursor: Cursor) -> Statement:
@@ -138,7 +190,9 @@ def drop(cursor: Cursor) -> Statement:
     if word in ("DATABASE", "SCHEMA"):
         cursor.accept("IF", "EXISTS")
         return Statement(StatementKind.SCHEMA_DDL, schema=cursor.identifier())
-    return HARMLESS if word in _HARMLESS_OBJECTS else UNKNOWN
+    if word == "INDEX":
+        return _index(cursor)
+    return _harmless_object(word)
 
 
 def rename(cursor: Cursor) -> Statement:
@@ -147,17 +201,17 @@ def rename(cursor: Cursor) -> Statement:
     if not cursor.accept_any({"TABLE", "TABLES"}):
         return UNKNOWN
     cursor.accept("IF", "EXISTS")
-    tables: list[tuple[str, str]] = []
+    renames: list[tuple[TableName, TableName]] = []
     while True:
-        tables.append(cursor.table())
-        if cursor.accept("WAIT"):
-            cursor.index += 1
-        cursor.accept("NOWAIT")
+        old = cursor.table()
+        skip_wait(cursor)
         if not cursor.accept("TO"):
             return UNKNOWN
-        tables.append(cursor.table())
+        renames.append((old, cursor.table()))
         if not cursor.accept(","):
-            return at_end(cursor, _tables_of(*tables))
+            break
+    tables = frozenset(name for pair in renames for name in pair)
+    return at_end(cursor, Statement(StatementKind.TABLE_DDL, tables, renames=tuple(renames)))
 
 
 def alter(cursor: Cursor) -> Statement:
@@ -166,113 +220,31 @@ def alter(cursor: Cursor) -> Statement:
         ignore = ignore or cursor.word(-1) == "IGNORE"
     word = _object(cursor)
     if word in ("DATABASE", "SCHEMA"):
-        token = cursor.peek()
-        options = {"CHARACTER", "CHARSET", "COLLATE", "DEFAULT", "ENCRYPTION", "READ", "COMMENT"}
-        named = token is not None and token.is_name and cursor.word() not in options
-        schema = cursor.identifier() if named else cursor.default_schema
-        return Statement(StatementKind.SCHEMA_DDL, schema=schema)
+        return _alter_schema(cursor)
     if word != "TABLE":
-        return HARMLESS if word in _HARMLESS_OBJECTS else UNKNOWN
+        return _defined_object(cursor, word) if word == "VIEW" else _harmless_object(word)
     cursor.accept("IF", "EXISTS")
-    return _alter_table(cursor, rows_may_go=ignore)
+    return alter_table(cursor, rows_may_go=ignore)
 
 
-def _alter_table(cursor: Cursor, *, rows_may_go: bool) -> Statement:
-    """Classify ``ALTER TABLE`` from the table's name on; IGNORE lets rows go (duplicates)."""
-    table = cursor.table()
-    if cursor.accept("WAIT"):
-        cursor.index += 1
-    cursor.accept("NOWAIT")
-    tables = {table}
-    touches = rows_may_go or cursor.at_end()
-    while not cursor.at_end():
-        if cursor.word() == "RENAME" and cursor.word(1) not in (
-            "COLUMN",
-            "INDEX",
-            "KEY",
-            "CONSTRAINT",
-        ):
-            cursor.index += 1
-            if not cursor.accept_any({"TO", "AS"}):
-                cursor.accept("=")
-            tables.add(cursor.table())
-            touches = True
-        elif cursor.accept("EXCHANGE", "PARTITION"):
-            cursor.find({"TABLE"})
-            cursor.accept("TABLE")
-            tables.add(cursor.table())
-            touches = True
-        elif cursor.accept("CONVERT", "PARTITION") or cursor.accept("CONVERT", "TABLE"):
-            # MariaDB 10.7: a partition becomes a table, or the other way round.
-            cursor.index -= 1
-            if cursor.accept("TABLE"):
-                tables.add(cursor.table())
-            elif cursor.find({"TABLE"}):
-                cursor.accept("TABLE")
-                tables.add(cursor.table())
-            touches = True
-        elif not _is_harmless_alteration(cursor):
-            touches = True
-        cursor.find({","})
-        cursor.accept(",")
-    return _tables_of(*tables) if touches else _defined(table)
+def _harmless_object(word: str) -> Statement:
+    return HARMLESS if word in _HARMLESS_OBJECTS else UNKNOWN
 
 
-_KEYWORDS_OF_INDEXES: Final = frozenset(
-    ["INDEX", "KEY", "UNIQUE", "FULLTEXT", "SPATIAL", "FOREIGN"]
+_OPTIONS_OF_SCHEMAS: Final = frozenset(
+    ["CHARACTER", "CHAR", "CHARSET", "COLLATE", "DEFAULT", "ENCRYPTION", "READ", "COMMENT"]
 )
-_ENGINES_THAT_KEEP_ROWS: Final = frozenset({"INNODB", "MYISAM", "ARIA", "ROCKSDB"})
-# These could come behind an index without a comma, and are not about it.
-_NOT_OF_INDEXES: Final = frozenset(["PARTITION", "REMOVE", "PRIMARY", "PERIOD", "SYSTEM", "COLUMN"])
 
 
-def _is_harmless_alteration(cursor: Cursor) -> bool:
-    """Tell whether the alteration that stands here (up to the comma) surely keeps all values."""
-    start = cursor.index
-    cursor.find({","})
-    end, cursor.index = cursor.index, start
-    words = [cursor.word(ahead) for ahead in range(end - start)]
-    tail = _harmless_tail(words)
-    return tail is not None and not _NOT_OF_INDEXES.intersection(tail)
-
-
-def _harmless_tail(words: list[str]) -> list[str] | None:
-    match words:
-        case ["ADD", "CONSTRAINT", *rest]:
-            # With or without a name before the kind; CHECK only refuses rows, it changes none.
-            if any(word in ("UNIQUE", "FOREIGN", "CHECK") for word in rest[:2]):
-                return rest
-            return None
-        case ["ADD", kind, *rest] if kind in _KEYWORDS_OF_INDEXES:
-            return rest
-        case ["DROP", "INDEX" | "KEY" | "CONSTRAINT" | "CHECK", *rest]:
-            return rest
-        case ["DROP", "FOREIGN", "KEY", *rest]:
-            return rest
-        case ["RENAME" | "ALTER", "INDEX" | "KEY", *rest]:
-            return rest
-        case ["ENABLE" | "DISABLE", "KEYS"]:
-            return []
-        case _:
-            return _options_only(words)
-
-
-def _options_only(words: list[str]) -> list[str] | None:
-    """Accept ``OPTION [=] value`` again and again; a quoted value is an empty word."""
-    rest = list(words)
-    while rest:
-        option = rest.pop(0)
-        if rest and rest[0] == "=":
-            rest.pop(0)
-        if not rest:
-            return None
-        value = rest.pop(0)
-        if option == "ENGINE":
-            if value not in _ENGINES_THAT_KEEP_ROWS:
-                return None
-        elif option not in ("COMMENT", "AUTO_INCREMENT", "ALGORITHM", "LOCK"):
-            return None
-    return []
+def _alter_schema(cursor: Cursor) -> Statement:
+    """ALTER DATABASE: its options are for tables that are yet to come, or for writers."""
+    token = cursor.peek()
+    named = token is not None and token.is_name and cursor.word() not in _OPTIONS_OF_SCHEMAS
+    schema = cursor.identifier() if named else cursor.default_schema
+    while cursor.accept_any(_OPTIONS_OF_SCHEMAS):
+        while not cursor.at_end() and cursor.word() not in _OPTIONS_OF_SCHEMAS:
+            cursor.index += 1
+    return at_end(cursor, HARMLESS) if schema else UNKNOWN
 
 
 def repair(cursor: Cursor) -> Statement:

@@ -14,11 +14,11 @@ def dml(*tables: tuple[str, str]) -> Statement:
     return Statement(StatementKind.DML, frozenset(tables), may_touch_others=True)
 
 
-_DML_OPTIONS: Final = frozenset(["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE"])
+DML_OPTIONS: Final = frozenset(["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE"])
 
 
 def insert(cursor: Cursor) -> Statement:
-    cursor.skip(_DML_OPTIONS)
+    cursor.skip(DML_OPTIONS)
     cursor.accept("INTO")
     return dml(cursor.table())
 
@@ -34,13 +34,13 @@ def load(cursor: Cursor) -> Statement:
 
 
 def update(cursor: Cursor) -> Statement:
-    cursor.skip(_DML_OPTIONS)
+    cursor.skip(DML_OPTIONS)
     tables = _references(cursor, {"SET"})
     return dml(*tables) if tables else UNKNOWN
 
 
 def delete(cursor: Cursor) -> Statement:
-    cursor.skip(_DML_OPTIONS)
+    cursor.skip(DML_OPTIONS)
     tables: set[tuple[str, str]] = set()
     if cursor.word() != "FROM":
         tables |= _references(cursor, {"FROM"})

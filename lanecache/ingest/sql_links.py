@@ -12,15 +12,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from lanecache.ingest.cascades import ACTIONS, ForeignKey, LinkChanges, Merge, TableName
+from lanecache.ingest.cascades import ACTIONS, ForeignKey, LinkChanges, Merge
 from lanecache.ingest.merges import read_union
+from lanecache.ingest.sql_context import UTF8, Context
 from lanecache.ingest.sql_cursor import Cursor, NotUnderstood
-from lanecache.ingest.sql_tokens import UnreadableText, tokenize
+from lanecache.ingest.sql_readings import read_text
+from lanecache.ingest.sql_tokens import TextTooLong
 
-# A longer text is a CREATE TABLE ... SELECT with data in it, or a DROP of very many tables.
-_LENGTH_MAX: Final = 256 * 1024
+if TYPE_CHECKING:
+    from lanecache.table_names import TableName
+
+# As far as a statement is ever looked at (``sql_readings``).
+_HEAD_LENGTH: Final = 1024 * 1024
 
 # Nearly all statements that are not one of these are told apart without reading their tokens.
 _DEFINES: Final = re.compile(r"\b(?:CREATE|ALTER|DROP|RENAME)\b", re.IGNORECASE)
@@ -34,40 +39,41 @@ _NOT_A_NAME: Final = frozenset({"COLUMN", "INDEX", "KEY", "CONSTRAINT"})
 
 
 def read_link_changes(
-    sql: bytes | str, default_schema: str, *, inline_references: bool = True
+    sql: bytes | str,
+    default_schema: str,
+    context: Context = UTF8,
+    *,
+    inline_references: bool = True,
 ) -> LinkChanges:
     """Read a statement.
 
     Args:
-        sql: the text; as ``bytes`` it is read as UTF-8.
+        sql: the text.
         default_schema: what names without a schema belong to.
+        context: the settings under which it was written.
         inline_references: whether ``REFERENCES`` behind a column makes a foreign key: on MariaDB
             10.5, MySQL 9.0 and later; before, the servers read over it.
     """
-    if len(sql) > _LENGTH_MAX:
-        head = sql[:_LENGTH_MAX]
-        text = head if isinstance(head, str) else bytes(head).decode("utf-8", "replace")
-        return LinkChanges(doubtful=True) if _DEFINES.search(text) else _NOTHING
-    text = sql if isinstance(sql, str) else bytes(sql).decode("utf-8", "surrogateescape")
-    if not _DEFINES.search(text):
+    if not _defines(sql):
         return _NOTHING
-    readings: list[LinkChanges] = []
-    for backslash_escapes in (True, False) if "\\" in text else (True,):
-        try:
-            tokens = list(tokenize(text, backslash_escapes=backslash_escapes))
-        except (UnreadableText, RecursionError):
-            # The server has read this text, so it was not in this way.
-            continue
-        variants = [tokens]
-        if any(token.conditional for token in tokens):
-            variants.append([token for token in tokens if not token.conditional])
-        for variant in variants:
-            readings.append(
-                _Statement(Cursor(variant, default_schema), inline=inline_references).read()
-            )
+
+    def read(cursor: Cursor) -> LinkChanges:
+        return _Statement(cursor, inline=inline_references).read()
+
+    try:
+        readings = read_text(sql, default_schema, context, read)
+    except (TextTooLong, RecursionError):
+        readings = []
     if not readings:
         return LinkChanges(doubtful=True)
     return _union(readings) if len(readings) > 1 else readings[0]
+
+
+def _defines(sql: bytes | str) -> bool:
+    """Tell whether a text may define something; it does so with ASCII words near its beginning."""
+    head = sql[:_HEAD_LENGTH]
+    text = head if isinstance(head, str) else bytes(head).decode("latin-1")
+    return _DEFINES.search(text) is not None
 
 
 def makes_inline_keys(server_version: str, *, mariadb: bool) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from lanecache.table_names import TableName
 
 
 class StatementKind(Enum):
@@ -29,6 +32,22 @@ class StatementKind(Enum):
     UNKNOWN = "unknown"  # may do anything
 
 
+class ObjectKind(Enum):
+    """What is defined beside tables, and may hide a table's change."""
+
+    VIEW = "view"
+    TRIGGER = "trigger"
+    ROUTINE = "routine"  # a procedure, a function, or a package of them
+
+
+class DefinedObject(msgspec.Struct, frozen=True):
+    """A view, a trigger with the table that it hangs on, or a routine."""
+
+    kind: ObjectKind
+    name: TableName
+    table: TableName = ("", "")  # a trigger's
+
+
 class Statement(msgspec.Struct, frozen=True):
     """A classified statement.
 
@@ -37,7 +56,11 @@ class Statement(msgspec.Struct, frozen=True):
     ``schema`` is set for ``SCHEMA_DDL``. ``name`` is the savepoint's name, or the XA transaction's
     in the form of :func:`xid_text`. ``may_touch_others`` says that tables which the text does not
     name may be changed too: always so for ``DML``, since triggers, cascading foreign keys, views
-    and functions do not show in it, and for ``UNKNOWN``.
+    and functions do not show in it, for a table that is filled by a query as it is made, and for
+    ``UNKNOWN``.
+
+    What later statements may touch through it: ``objects`` are what this one defines, ``renames``
+    tables' old and new names, ``foreign_keys`` a table and one that its definition refers to.
     """
 
     kind: StatementKind
@@ -45,6 +68,9 @@ class Statement(msgspec.Struct, frozen=True):
     schema: str = ""
     name: str = ""
     may_touch_others: bool = False
+    objects: tuple[DefinedObject, ...] = ()
+    renames: tuple[tuple[TableName, TableName], ...] = ()
+    foreign_keys: frozenset[tuple[TableName, TableName]] = frozenset()
 
 
 HARMLESS: Final = Statement(StatementKind.HARMLESS)

@@ -1,10 +1,11 @@
 """What a statement of the binlog (a QUERY event) does to cached tables, judged by its text alone.
 
 Sans-IO, and never raises: what is not understood for certain is ``UNKNOWN``, and the caller
-invalidates everything (law 1). Texts can be read in more than one way when the session's settings
-are not known: a backslash in a string may or may not escape (``NO_BACKSLASH_ESCAPES``), and the
-content of ``/*!80013 ... */`` may or may not have been executed by the server's version. Such a
-text is read in each way, and the result covers all of them.
+invalidates everything (law 1). What the event says of the session's settings (its character set,
+its ``sql_mode``) decides how the text is read. It can still be read in more than one way: the
+content of ``/*!80013 ... */`` may or may not have been executed by the server's version, what a
+server wrote by itself is in UTF-8 whatever the event says, and an event may not say whether a
+backslash in a string escapes. Such a text is read in each way, and the result covers all of them.
 
 Sources: the SQL statement chapters of the MySQL 9.x reference manual and of the MariaDB knowledge
 base; what servers write by themselves, such as ``DROP /*!40005 TEMPORARY */ TABLE IF EXISTS``, from
@@ -13,15 +14,16 @@ their binlogs.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from itertools import islice
+from functools import reduce
 from typing import Final
 
+from lanecache.ingest.sql_context import UTF8, Context
 from lanecache.ingest.sql_cursor import Cursor, NotUnderstood, at_end
 from lanecache.ingest.sql_ddl import alter, create, drop, rename, repair, truncate
 from lanecache.ingest.sql_dml import anything, delete, dml, insert, load, update
+from lanecache.ingest.sql_readings import read_text
 from lanecache.ingest.sql_statement import HARMLESS, UNKNOWN, Statement, StatementKind, xid_text
-from lanecache.ingest.sql_tokens import Token, TokenKind, UnreadableText, tokenize
+from lanecache.ingest.sql_tokens import TextTooLong, TokenKind
 
 __all__ = ["Statement", "StatementKind", "classify", "xid_text"]
 
@@ -35,36 +37,27 @@ _HOT: Final[dict[bytes | str, Statement]] = {
     b"COMMIT": _COMMIT,
 }
 
-# A statement may be a gigabyte of VALUES; its verb and its first tables stand at the beginning.
-_HEAD_LENGTH: Final = 16 * 1024
-_HEAD_TOKENS: Final = range(12, 64)
-_HEAD_VERBS: Final = frozenset({"INSERT", "REPLACE", "LOAD", "SELECT", "CALL", "DO"})
 
-
-def classify(sql: bytes | str, default_schema: str) -> Statement:
+def classify(sql: bytes | str, default_schema: str, context: Context = UTF8) -> Statement:
     """Classify one statement. Never raises.
 
+    What it costs is bounded, whatever the text's length (see ``sql_readings``): what would need
+    more is ``UNKNOWN``.
+
     Args:
-        sql: the text; as ``bytes`` it is read as UTF-8, and a touched name that is not UTF-8 makes
-            it ``UNKNOWN``. Give ``str`` where the session's character set is known.
+        sql: the text; of ``bytes``, a touched name that is no text makes it ``UNKNOWN``.
         default_schema: what names without a schema belong to.
+        context: the settings under which it was written; text beyond ASCII in a character set that
+            is not known is ``UNKNOWN``.
     """
     hot = _HOT.get(sql)
     if hot is not None:
         return hot
-    head = _text(sql[:_HEAD_LENGTH])
-    if len(sql) > _HEAD_LENGTH:
-        statement = _classify_head(head, default_schema)
-        if statement is not None:
-            return _certain(statement)
     try:
-        return _certain(_classify_readings(_text(sql), default_schema))
-    except RecursionError:
+        readings = read_text(sql, default_schema, context, _statement)
+    except (TextTooLong, RecursionError):
         return UNKNOWN
-
-
-def _text(sql: bytes | str) -> str:
-    return sql if isinstance(sql, str) else bytes(sql).decode("utf-8", "surrogateescape")
+    return _certain(reduce(_cover, readings)) if readings else UNKNOWN
 
 
 def _certain(statement: Statement) -> Statement:
@@ -75,46 +68,13 @@ def _certain(statement: Statement) -> Statement:
     return statement
 
 
-def _classify_head(head: str, default_schema: str) -> Statement | None:
-    """Classify a long statement by its beginning, where that is enough."""
-    tokens: list[Token] = []
-    # The head may end within a quote.
-    with suppress(UnreadableText):
-        tokens.extend(islice(tokenize(head, backslash_escapes=True), _HEAD_TOKENS.stop))
-    if len(tokens) < _HEAD_TOKENS.start or any(token.conditional for token in tokens):
-        return None
-    if "\\" in head[: tokens[-1].end]:
-        return None
-    cursor = Cursor(tokens, default_schema)
-    return _statement(cursor) if cursor.word() in _HEAD_VERBS else None
-
-
-def _classify_readings(text: str, default_schema: str) -> Statement:
-    readings: list[Statement] = []
-    for backslash_escapes in (True, False) if "\\" in text else (True,):
-        try:
-            tokens = list(tokenize(text, backslash_escapes=backslash_escapes))
-        except UnreadableText:
-            # The server has read this text, so it was not in this way.
-            continue
-        readings.append(_statement(Cursor(tokens, default_schema)))
-        if any(token.conditional for token in tokens):
-            always = [token for token in tokens if not token.conditional]
-            readings.append(_statement(Cursor(always, default_schema)))
-    if not readings:
-        return UNKNOWN
-    result = readings[0]
-    for reading in readings[1:]:
-        result = _cover(result, reading)
-    return result
-
-
 _MERGED: Final = (StatementKind.HARMLESS, StatementKind.TABLE_DDL, StatementKind.DML)
+_SAVEPOINTS: Final = (StatementKind.SAVEPOINT, StatementKind.ROLLBACK_TO, StatementKind.RELEASE)
 
 
 def _cover(one: Statement, other: Statement) -> Statement:
     """Give a statement that does at least what either reading does."""
-    if one == other:
+    if one == other or (one.kind is other.kind and one.kind in _SAVEPOINTS):
         return one
     if one.kind not in _MERGED or other.kind not in _MERGED:
         return UNKNOWN
@@ -122,6 +82,9 @@ def _cover(one: Statement, other: Statement) -> Statement:
         max(one.kind, other.kind, key=_MERGED.index),
         one.tables | other.tables,
         may_touch_others=one.may_touch_others or other.may_touch_others,
+        objects=one.objects + other.objects,
+        renames=one.renames + other.renames,
+        foreign_keys=one.foreign_keys | other.foreign_keys,
     )
 
 

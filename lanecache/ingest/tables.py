@@ -21,10 +21,11 @@ from lanecache.ingest.mapped_table import MappedTable
 from lanecache.ingest.table import TableMap, parse_table_map, same_shape
 
 if TYPE_CHECKING:
-    from lanecache.ingest.cascades import LinkChanges, Links, TableName
+    from lanecache.ingest.cascades import LinkChanges, Links
     from lanecache.ingest.schema import SchemaReading
     from lanecache.operation import Position
     from lanecache.row import TableMapping
+    from lanecache.table_names import Names, TableName
 
 _TABLE_ID_BYTES = 6
 _TABLE_MAP_FRONT_BYTES = 8  # table id and flags
@@ -60,7 +61,7 @@ class Kept(msgspec.Struct, eq=False):
     """What is known of tables beyond one connection: their links, and their last shapes."""
 
     cascades: Cascades = msgspec.field(default_factory=Cascades)
-    shapes: dict[NamedTable, tuple[bytes, TableMap]] = msgspec.field(default_factory=dict)
+    shapes: dict[TableName, tuple[bytes, TableMap]] = msgspec.field(default_factory=dict)
 
 
 class Tables:
@@ -69,6 +70,7 @@ class Tables:
     def __init__(
         self,
         mapping: TableMapping,
+        names: Names,
         kept: Kept | None = None,
         clock: Callable[[], float] | None = None,
         *,
@@ -78,11 +80,14 @@ class Tables:
 
         Args:
             mapping: the lanes.
+            names: how the server compares names.
             kept: goes on from what an earlier connection knew.
             clock: seconds, by which a schema that does not fit is asked for again.
             value_bytes_max: what a compressed value may unpack to.
         """
         self._mapping = mapping
+        self._folded = names.folded
+        self._key = names.key
         self._value_bytes_max = value_bytes_max
         kept = kept if kept is not None else Kept()
         self._cascades = kept.cascades
@@ -93,7 +98,7 @@ class Tables:
         self._by_id: dict[bytes, MappedTable | None] = {}
         self._by_map: dict[bytes, MappedTable] = {}
         self._unproven: dict[bytes, MappedTable] = {}
-        self._schemas: dict[NamedTable, SchemaReading | None] = {}
+        self._schemas: dict[TableName, SchemaReading | None] = {}
         self._misfits: set[bytes] = set()  # of ``_by_map``: to be judged by another schema
         self._looks = Looks(clock)
         self.reshaped: MappedTable | None = None
@@ -136,9 +141,10 @@ class Tables:
                 self._announced(table_id, known, body)
                 return None
             name = NamedTable(known.schema, known.table)
-            if name in self._schemas:
-                if not asked and self._looks.due(name):
-                    self._forget_schema(name)
+            key = self._key((name.schema, name.table))
+            if key in self._schemas:
+                if not asked and self._looks.due(key):
+                    self._forget_schema(key)
                     return name
                 self._passing(table_id, known)
                 return None
@@ -151,10 +157,11 @@ class Tables:
         reason = ""
         fits = proven = True
         asks = not table_map.complete or table_map.undecided
+        key = self._key((name.schema, name.table))
         if asks:
-            if name not in self._schemas:
+            if key not in self._schemas:
                 return name
-            schema = self._schemas[name]
+            schema = self._schemas[key]
             completed = (
                 with_schema(
                     table_map,
@@ -189,13 +196,14 @@ class Tables:
                 self._mapping,
                 reason,
                 self._cascades if watched else None,
+                folded=self._folded,
                 value_bytes_max=self._value_bytes_max,
             )
         self._compare(table, front, mariadb=mariadb)
         # A lane's column that is not there may have its name by a DDL that is not in the binlog.
         fits = fits and not (asks and table.problems)
-        if not fits and not asked and self._looks.due(name):
-            self._forget_schema(name)
+        if not fits and not asked and self._looks.due(key):
+            self._forget_schema(key)
             return name
         if not proven:
             self._unproven[front] = table
@@ -204,7 +212,7 @@ class Tables:
         self._by_map[front] = table
         if fits:
             self._misfits.discard(front)
-            self._looks.forget(name)
+            self._looks.forget(key)
             self._announced(table_id, table, body)
         else:
             self._misfits.add(front)
@@ -216,14 +224,14 @@ class Tables:
 
         A DDL with ``sql_log_bin = 0`` changes what SELECT gives of every row, without a word.
         """
-        name = NamedTable(table.schema, table.table)
-        last = self._shapes.get(name)
+        key = self._key((table.schema, table.table))
+        last = self._shapes.get(key)
         if last is not None and last[0] == front:
             return
         # What another shape has stored is not swept yet.
         table.sweep_again()
         table_map = parse_table_map(front, mariadb=mariadb)
-        self._shapes[name] = (front, table_map)
+        self._shapes[key] = (front, table_map)
         if last is not None and not same_shape(last[1], table_map):
             self.reshaped = table
 
@@ -249,8 +257,9 @@ class Tables:
 
     def provide(self, name: NamedTable, schema: SchemaReading | None) -> None:
         """Take what ``information_schema`` says of a table, or ``None`` if it says nothing."""
-        self._schemas[name] = schema
-        self._looks.looked(name)
+        key = self._key((name.schema, name.table))
+        self._schemas[key] = schema
+        self._looks.looked(key)
 
     def learn_links(self, links: Links, at: Position) -> list[TableName]:
         """Take the links between tables that the catalogue has, with the stream behind ``at``.
@@ -280,35 +289,34 @@ class Tables:
         if learnt:
             self._forget_shapes()
         if changes.redefined:
-            lower = {(schema.lower(), table.lower()) for schema, table in changes.redefined}
-            self.forget_schemas(changes.redefined | lower)
+            self.forget_schemas(changes.redefined)
         wanted = learnt or changes.doubtful or bool(changes.weakened)
         return wanted, sorted({*merged, *missed})
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
-        wanted = None if names is None else {NamedTable(*name) for name in names}
+        wanted = None if names is None else {self._key(name) for name in names}
         self.announced.clear()
         self._unproven.clear()
         if wanted is None:
             self._shapes.clear()
         else:
-            for name in wanted:
-                self._shapes.pop(name, None)
-        for name in list(self._schemas):
-            if wanted is None or name in wanted:
-                self._looks.forget(name)
-                self._forget_schema(name)
+            for key in wanted:
+                self._shapes.pop(key, None)
+        for key in list(self._schemas):
+            if wanted is None or key in wanted:
+                self._looks.forget(key)
+                self._forget_schema(key)
 
-    def _forget_schema(self, name: NamedTable) -> None:
-        del self._schemas[name]
+    def _forget_schema(self, key: TableName) -> None:
+        del self._schemas[key]
         self.announced.clear()
         for front, table in list(self._by_map.items()):
-            if (table.schema, table.table) == (name.schema, name.table):
+            if self._key((table.schema, table.table)) == key:
                 del self._by_map[front]
                 self._misfits.discard(front)
         for front, table in list(self._unproven.items()):
-            if (table.schema, table.table) == (name.schema, name.table):
+            if self._key((table.schema, table.table)) == key:
                 del self._unproven[front]
 
     def _forget_shapes(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from lanecache.errors import ConfigError
 from lanecache.lanes.key import SCHEMA, TABLE, KeyTemplate
 from lanecache.lanes.where import Condition, parse_where
+from lanecache.table_names import fold
 
 if TYPE_CHECKING:
     from lanecache.config import LaneConfig
@@ -42,7 +43,8 @@ class TablePattern(msgspec.Struct, frozen=True):
     """``schema.table``, where ``*`` stands for any run of characters within a name.
 
     Names are compared exactly, as MySQL and MariaDB do on Linux (``lower_case_table_names=0``; with
-    the other settings the binlog holds the names in lower case).
+    the other settings the rows of the binlog hold the names in lower case). ``folded`` compares
+    without regard to case: for the names in statements, which are spelled as their writers please.
     """
 
     schema: str
@@ -65,11 +67,11 @@ class TablePattern(msgspec.Struct, frozen=True):
             raise ConfigError(f'the table "{text}" must be written without backticks')
         return cls(*names)
 
-    def matches_schema(self, schema: str) -> bool:
-        return _wildcard(self.schema).fullmatch(schema) is not None
+    def matches_schema(self, schema: str, *, folded: bool = False) -> bool:
+        return _matches(self.schema, schema, folded)
 
-    def matches(self, schema: str, table: str) -> bool:
-        return self.matches_schema(schema) and _wildcard(self.table).fullmatch(table) is not None
+    def matches(self, schema: str, table: str, *, folded: bool = False) -> bool:
+        return _matches(self.schema, schema, folded) and _matches(self.table, table, folded)
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.table}"
@@ -342,6 +344,12 @@ def choose_sinks(wanted: Sequence[str] | None, known: Sequence[str]) -> tuple[st
 
 
 _PATTERNS: dict[str, re.Pattern[str]] = {}
+
+
+def _matches(pattern: str, name: str, folded: bool) -> bool:
+    if folded:
+        pattern, name = fold(pattern), fold(name)
+    return _wildcard(pattern).fullmatch(name) is not None
 
 
 def _wildcard(name: str) -> re.Pattern[str]:

@@ -226,14 +226,30 @@ class Lanes:
             for prefix in self.prefixes(sink)
         }
 
-    def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
-        """Add a ``Clear`` for every lane of the table; give the prefixes (empty: no lane)."""
-        matching = (lane for lane in self.lanes if lane.pattern.matches(schema, table))
+    def clear_table(
+        self, schema: str, table: str, into: Sequence[OperationSet], *, folded: bool = False
+    ) -> list[str]:
+        """Add a ``Clear`` for every lane of the table; give the prefixes (empty: no lane).
+
+        ``folded``: the name is as a statement's writer spelled it, and the server does not tell
+        lower from upper case.
+        """
+        matching = (
+            lane for lane in self.lanes if lane.pattern.matches(schema, table, folded=folded)
+        )
+        if folded:
+            return self._clear(matching, lambda lane: _folded_prefixes(lane, schema, table), into)
         return self._clear(matching, lambda lane: lane.prefixes_for(schema, table), into)
 
-    def clear_schema(self, schema: str, into: Sequence[OperationSet]) -> list[str]:
+    def clear_schema(
+        self, schema: str, into: Sequence[OperationSet], *, folded: bool = False
+    ) -> list[str]:
         """Add a ``Clear`` for every lane that may match a table of the schema."""
-        matching = (lane for lane in self.lanes if lane.pattern.matches_schema(schema))
+        matching = (
+            lane for lane in self.lanes if lane.pattern.matches_schema(schema, folded=folded)
+        )
+        if folded:
+            return self._clear(matching, lambda lane: _folded_prefixes(lane, schema, None), into)
         return self._clear(matching, lambda lane: lane.prefixes_for(schema), into)
 
     def clear_all(self, into: Sequence[OperationSet]) -> list[str]:
@@ -288,6 +304,25 @@ def _may_make(lane: AnyLane, operation: Operation) -> bool:
     if isinstance(lane, Lane):
         return any(template.makes(operation.key) for template in lane.templates)
     return operation.key.startswith(lane.prefixes)
+
+
+def _folded_prefixes(lane: AnyLane, schema: str, table: str | None) -> tuple[str, ...]:
+    """Give the prefixes of a lane's keys for a table that may be kept in another spelling."""
+    schemas = _kept(lane.pattern.schema, schema)
+    tables = _kept(lane.pattern.table, table) if table is not None else (None,)
+    if not schemas or not tables:
+        return lane.prefixes
+    return tuple(
+        dict.fromkeys(prefix for s in schemas for t in tables for prefix in lane.prefixes_for(s, t))
+    )
+
+
+def _kept(pattern: str, name: str) -> tuple[str, ...]:
+    """Give how a name may be spelled in rows that the pattern matches; empty: not to be told."""
+    if "*" not in pattern:
+        return (pattern,)
+    # Beyond ASCII, how a server lowers a letter depends on its version.
+    return tuple(dict.fromkeys((name, name.lower()))) if name.isascii() else ()
 
 
 def _signature(lanes: Iterable[AnyLane]) -> str:

@@ -25,6 +25,9 @@ from lanecache.servers.programs import MARIADB, MYSQL
 REPLICA = "lanecache"
 
 
+_LASTING = ("lower_case_table_names",)
+
+
 class Session:
     """A connection of the administrator; every statement commits by itself until ``BEGIN``."""
 
@@ -111,7 +114,9 @@ class DatabaseServer(PrivateServer):
     async def _prepare(self) -> None:
         template = None
         if self._templates is not None:
-            template = self._templates / f"{self.product.name.lower()}-{self.program.version}"
+            made_with = "".join(f"-{name}-{value}" for name, value in self._lasting.items())
+            name = f"{self.product.name.lower()}-{self.program.version}{made_with}"
+            template = self._templates / name
         if template is not None and template.is_dir():
             await self._copy(template, self.data)
             return
@@ -120,6 +125,11 @@ class DatabaseServer(PrivateServer):
         (self.data / "auto.cnf").unlink(missing_ok=True)
         if template is not None:
             await anyio.to_thread.run_sync(_keep_template, self.data, template)
+
+    @property
+    def _lasting(self) -> dict[str, Option]:
+        """The options that a data folder is made with, and never without again."""
+        return {name: self.options[name] for name in _LASTING if name in self.options}
 
     @abstractmethod
     async def _initialise(self) -> None:
@@ -290,7 +300,8 @@ class MySql(DatabaseServer):
         }
 
     async def _initialise(self) -> None:
-        await self._run_to_end([*self._place_arguments(), "--initialize-insecure"])
+        lasting = spell_options(self._lasting, "ON", "OFF")
+        await self._run_to_end([*self._place_arguments(), *lasting, "--initialize-insecure"])
 
 
 def _plugin_folder(prefix: Path) -> Path:

@@ -27,6 +27,7 @@ _PACKED = {
     b.UPDATE_ROWS_V1: b.MARIADB_UPDATE_ROWS_COMPRESSED_V1,
     b.DELETE_ROWS_V1: b.MARIADB_DELETE_ROWS_COMPRESSED_V1,
 }
+_UTF8 = b"\x04\x2d\x00\x2d\x00\x2d\x00"  # Q_CHARSET_CODE: utf8mb4_general_ci
 
 
 class BinlogBuilder:
@@ -109,11 +110,12 @@ class BinlogBuilder:
         body += bytes([2]) + bytes(16) + round(committed_at * 1e6).to_bytes(7, "little")
         self.event(b.GTID, body)
 
-    def query(self, sql: str, schema: str = "shop") -> None:
-        """Add a QUERY."""
+    def query(self, sql: str | bytes, schema: str = "shop", status: bytes = _UTF8) -> None:
+        """Add a QUERY; ``status`` are its status variables, which say that the text is UTF-8."""
         name = schema.encode()
-        body = struct.pack("<IIBHH", 1, 0, len(name), 0, 0) + name + b"\0" + sql.encode()
-        self.event(b.QUERY, body)
+        text = sql.encode() if isinstance(sql, str) else sql
+        front = struct.pack("<IIBHH", 1, 0, len(name), 0, len(status))
+        self.event(b.QUERY, front + status + name + b"\0" + text)
 
     def begin(self, committed_at: float = COMMITTED_AT) -> None:
         """Open a transaction as the server does."""
