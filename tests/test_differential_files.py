@@ -257,10 +257,14 @@ class RecordingMapping:
     def bind(self, shape: TableShape) -> BoundTable:
         return RecordedTable(shape, self.entries)
 
-    def clear_table(self, schema: str, table: str, into: Sequence[OperationSet]) -> list[str]:
+    def clear_table(
+        self, schema: str, table: str, into: Sequence[OperationSet], *, folded: bool = False
+    ) -> list[str]:
         return [f"{schema}.{table}"]
 
-    def clear_schema(self, schema: str, into: Sequence[OperationSet]) -> list[str]:
+    def clear_schema(
+        self, schema: str, into: Sequence[OperationSet], *, folded: bool = False
+    ) -> list[str]:
         return [schema]
 
     def clear_all(self, into: Sequence[OperationSet]) -> list[str]:

@@ -272,6 +272,14 @@ async def _try_dump(
 
 
 async def _check_table(server: Server, facts: ServerFacts, schema: str, table: str) -> Finding:
+    lower = (schema.lower(), table.lower())
+    if facts.lower_case_table_names and lower != (schema, table):
+        return fault(
+            f"the rows of {schema}.{table} are in the binlog under its name in lower case"
+            f" (lower_case_table_names = {facts.lower_case_table_names}): no lane of that name"
+            " would ever see one",
+            f"write the lane's table as {'.'.join(lower)}",
+        )
     columns = await server.table_columns(schema, table)
     if columns is not None:
         return ok(f"the table {schema}.{table} has {len(columns)} columns")

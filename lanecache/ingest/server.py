@@ -509,9 +509,10 @@ class Server:
             ]
             foreign_keys = parse_references(await self.query(ALL_FOREIGN_KEYS_QUERY))
             return Catalogue(await self.position(), tuple(definitions), foreign_keys)
-        except SourceUnavailable:
-            raise
         except SourceError as error:
+            slow = isinstance(error.__cause__, TimeoutError)
+            if isinstance(error, SourceUnavailable) and not slow:
+                raise
             logger.warning(
                 "source: views, triggers and routines cannot be read, so that a write in statement"
                 " format clears every lane: %s",
