@@ -473,17 +473,22 @@ class Decoder:
                         file=self._file,
                         offset=self._offset,
                     ) from error
-        effect = self._take_effect()
+        effect, partial = self._effect, self._effect.partial
+        self._effect = Effect(self._nothing(), partial)
         if touches and self._prepared:
             self._prepared.touched(effect.operations)
-        partial = effect.settle()
+        # Nearly always there is nothing to settle: that is told here, for the sake of speed.
+        if effect.rolled_back or effect.overflowed:
+            rows = effect.settle()
+        else:
+            rows = partial.take(effect.operations) if partial is not None else ()
         # Positional arguments here and below: this is run for each transaction.
         position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
         lineage = Lineage(
             self._server, self._file_began_at, self._last_gtid, self._last_us, self._last_xid
         )
         committed = Committed(
-            effect.operations, position, committed_at, effect.rolled_back, partial, lineage
+            effect.operations, position, committed_at, effect.rolled_back, rows, lineage
         )
         self.counts.transactions += 1
         self._ends_at = position
