@@ -490,7 +490,7 @@ async def copied(source: Redis, target: Redis) -> None:
     """Have a server take over another one's data, and be its own again."""
     await target.execute("REPLICAOF", source.host, source.port)
     async with asyncio.timeout(20):
-        while b"master_link_status:up" not in await target.execute("INFO", "replication"):
+        while (await target.execute("INFO", "replication"))["master_link_status"] != "up":
             await asyncio.sleep(0.02)
     await target.execute("REPLICAOF", "NO", "ONE")
 
