@@ -63,8 +63,8 @@ class SinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes_max: int = 0
     position: str = ""  # durable in the target
     durable_at: float | None = None  # when something last became durable
-    # Values that the target cannot hold, or that the queue had no room for while keys were cleared:
-    # their keys were deleted.
+    # Values that the target cannot hold, or that the queue had no room for while keys were cleared
+    # or the target was full: their keys were deleted.
     invalidated: int = 0
     waiting_s: float = 0.0  # how long the oldest accepted transaction has waited to become durable
     last_error: str = ""

@@ -87,6 +87,8 @@ class FakeRedis:
                     answer = self.answer(command)
                     if answer is None:
                         answer, queued = self._default(command, queued)
+                    elif command[0] == b"EXEC":
+                        queued = None
                     if self._held is None:
                         writer.write(answer)
                     else:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lanecache.backlog import PATIENCE_S, SPILLED_MAX, Backlog
+from lanecache.backlog import FULL_PATIENCE_S, PATIENCE_S, SPILLED_MAX, Backlog
 from lanecache.operation import Clear, Delete, OperationSet, Set, Transaction
 from lanecache.testing.sink_contract import transaction
 
@@ -209,6 +209,82 @@ def test_what_is_on_disk_is_not_folded() -> None:
     assert backlog.full
     assert [each.version.clock for each in backlog.queued] == [1, 2, 3, 4, 9]
     assert [type(each) for each in backlog.queued[0].operations.writes()] == [Set]
+
+
+# While the target is full.
+
+
+def test_what_waits_for_a_full_target_is_given_at_once_and_each_once() -> None:
+    watched = Watched()
+    backlog = watched.backlog
+    for n in (1, 2, 3):
+        backlog.offer(transaction(n, Set("a", b"x" * 100)))
+    backlog.begin_full(("p:",))
+    size_bytes = transaction(1, Set("a", b"x" * 100)).operations.size_bytes
+    assert [each.version.clock for each in backlog.next_run(2 * size_bytes)] == [1, 2]
+    assert [each.version.clock for each in backlog.next_run(2 * size_bytes)] == [3]
+    backlog.begin_full(("p:",))  # the next try was refused too
+    assert backlog.next_run(10**9) == []
+    backlog.offer(transaction(4))
+    assert [each.version.clock for each in backlog.next_run(10**9)] == [4]
+    backlog.end()
+    backlog.begin_full(("p:",))
+    assert [each.version.clock for each in backlog.next_run(10**9)] == [1, 2, 3, 4]
+
+
+def test_a_queue_that_is_full_for_a_while_is_folded_for_the_source_to_go_on() -> None:
+    watched = Watched(bytes_max=50_000)
+    backlog = watched.backlog
+    last = fill(backlog, 1, keys=10)
+    backlog.begin_full(("p:",))
+    assert len(watched.ahead()) == last
+    watched.now_s += FULL_PATIENCE_S * 0.9
+    assert watched.ahead() == []
+    assert backlog.full, "room may come in a moment, and with it the values"
+    watched.now_s += FULL_PATIENCE_S * 0.2
+    assert watched.ahead() == []
+    assert not backlog.full
+    assert watched.told == [last]
+    later = fill(backlog, last + 1, keys=10)
+    assert len(watched.ahead()) == later - last
+    assert not backlog.full
+    (folded,) = backlog.queued
+    assert folded.position == transaction(later).position
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+def test_keys_that_fill_the_queue_become_a_clear_of_everything_and_no_more_of_it_is_kept(
+    spilled: bool,
+) -> None:
+    watched = Watched(bytes_max=50_000)
+    backlog = watched.backlog
+    backlog.begin_full(("k:", "q:"))
+    last = 0
+    if spilled:
+        for last in range(1, SPILLED_MAX + 2):
+            backlog.offer(transaction(last, Set("k:0", b"1"), spilled=True))
+    else:
+        last = fill(backlog, 1, keys=1_000_000)
+    assert watched.ahead() == list(range(1, last + 1))
+    cleared: list[Transaction] = []
+    for _ in range(50):
+        watched.now_s += FULL_PATIENCE_S
+        while (each := backlog.next()) is not None:
+            if each.operations.clears():
+                cleared.append(each)
+        assert not backlog.full, "the source goes on, whatever comes"
+        last = fill(backlog, last + 1, keys=1_000_000)
+    assert len(cleared) == 1
+    assert cleared[0].operations.clears() == ("k:", "q:")
+    watched.now_s += FULL_PATIENCE_S
+    watched.ahead()
+    (folded,) = backlog.take(10**9, up_to_clear=True)
+    assert (folded.operations.clears(), list(folded.operations.keys())) == (("k:", "q:"), [])
+    settled = backlog.settle(1)
+    assert (settled.transactions, settled.last.position) == (last, transaction(last).position)
+    assert not backlog
+    assert backlog.bytes == 0
+    assert not backlog.full
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -32,6 +32,7 @@ from lanecache.operation import Checkpoint, Clear, Delete, Set, Transaction
 from lanecache.servers import DatabaseServer, Redis, Valkey
 from lanecache.servers.programs import find_programs
 from lanecache.servers.redis_groups import RedisCluster
+from lanecache.sinks import redis_cluster
 from lanecache.sinks.make import check_sink, make_sink
 from lanecache.sinks.redis_address import parse_target
 from lanecache.sinks.redis_cluster import RedisClusterSink
@@ -554,9 +555,28 @@ async def test_a_primary_that_dies_with_its_last_writes_is_filled_again(
 
 
 def delivery_to(cluster: RedisCluster) -> Delivery:
-    config = SinkConfig(url=cluster.url())
+    config = SinkConfig(url=cluster.url(), reconnect_delay_max_s=0.05)
     sink = sink_for(cluster)
     return Delivery("main", sink, config, source=SOURCE, writer="writer", prefixes=("",))
+
+
+@asynccontextmanager
+async def running(delivery: Delivery) -> AsyncIterator[asyncio.Task[None]]:
+    await delivery.open_first()
+    task = asyncio.create_task(delivery.run())
+    try:
+        async with asyncio.timeout(30):
+            yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await delivery.close()
+
+
+async def delivered(delivery: Delivery, *run: Transaction) -> None:
+    for each in run:
+        delivery.offer(each)
+    await delivery.wait_durable_all()
 
 
 async def test_a_primary_that_comes_back_empty_has_lost_the_position(
@@ -586,6 +606,120 @@ async def test_a_primary_that_comes_back_empty_has_lost_the_position(
     assert await values(cluster, A, B, C) == [b"2"] * 3
     await sink.close()
     await cluster.wait_replicated()
+
+
+# A node whose data is replaced, or that is full, under a living connection.
+
+
+async def dumped(node: Redis) -> dict[bytes, bytes]:
+    keys = await node.execute("KEYS", "*")
+    return {key: await node.execute("DUMP", key) for key in keys}
+
+
+async def restored(node: Redis, copy: dict[bytes, bytes]) -> None:
+    async with node.client() as client, client.pipeline(transaction=False) as pipe:
+        pipe.flushall()
+        for key, value in copy.items():
+            pipe.restore(key, 0, value)
+        await pipe.execute()
+
+
+@pytest.mark.parametrize("touched", [True, False])
+async def test_a_node_with_an_older_copy_ends_exact(
+    empty_cluster: RedisCluster, touched: bool
+) -> None:
+    """Whether what comes next is written to that node, or only its position moves there."""
+    cluster = empty_cluster
+    node = await cluster.owner(slot_of(A))
+    assert await cluster.owner(slot_of(B)) is not node
+    run = [both(2), transaction(3, Set(A, b"3"), Delete(B))]
+    last = transaction(4, Set(A if touched else B, b"4"))
+    delivery = delivery_to(cluster)
+    async with running(delivery) as task:
+        await delivered(delivery, both(1))
+        copy = await dumped(node)
+        await delivered(delivery, *run)
+        await restored(node, copy)
+        delivery.offer(last)
+        with pytest.raises(SinkRewound) as caught:
+            await task
+    assert caught.value.checkpoint is not None
+    assert caught.value.checkpoint.position == both(1).position
+    assert (await values(cluster, A))[0] in (b"1", None)
+    async with running(delivery):
+        await delivered(delivery, *run, last)
+    expected = [b"4", None, b"2"] if touched else [b"3", b"4", b"2"]
+    assert await values(cluster, A, B, C) == expected
+
+
+async def test_a_node_with_a_copy_from_before_a_clear_is_known(
+    empty_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = empty_cluster
+    node = await cluster.owner(slot_of(A))
+    delivery = delivery_to(cluster)
+    async with running(delivery):
+        await delivered(delivery, both(1))
+        copy = await dumped(node)
+        walk = redis_cluster.clear_cluster
+        walks = 0
+
+        async def walk_and_lose(*args: Any) -> None:
+            nonlocal walks
+            walks += 1
+            await walk(*args)
+            if walks == 1:
+                await restored(node, copy)
+
+        monkeypatch.setattr(redis_cluster, "clear_cluster", walk_and_lose)
+        await delivered(delivery, transaction(2, Clear("")))
+    assert walks == 2
+    assert await values(cluster, A, B, C) == [None] * 3
+
+
+async def test_a_crash_before_it_was_noticed_loses_the_position(
+    empty_cluster: RedisCluster,
+) -> None:
+    cluster, durable = empty_cluster, Durable()
+    node = await cluster.owner(slot_of(A))
+    sink = await opened(cluster, durable)
+    await apply_all(sink, durable, both(1))
+    copy = await dumped(node)
+    await apply_all(sink, durable, both(2))
+    await restored(node, copy)
+    # As far as the slot's EXEC, and no further.
+    at_3 = Checkpoint.of(transaction(3), "writer")
+    piece = sink._sums.around(slot_of(A), slot_command(slot_of(A), at_3))
+    done = sink._writes.transaction([Set(A, b"3")], piece)
+    await sink._connected().each([Request(slot_of(A), done)])
+    await sink.close()
+    successor = sink_for(cluster)
+    assert await successor.open(SOURCE, "next", Durable()) is None
+    await successor.close()
+
+
+async def test_a_full_node_forgets_what_waits_and_the_others_what_they_lack(
+    empty_cluster: RedisCluster,
+) -> None:
+    cluster = empty_cluster
+    node = await cluster.owner(slot_of(A))
+    delivery = delivery_to(cluster)
+    async with running(delivery):
+        await delivered(delivery, both(1))
+        await node.execute("CONFIG", "SET", "maxmemory", "1")
+        try:
+            for each in (both(2), transaction(3, Set(A, b"3")), transaction(4, Delete(C))):
+                delivery.offer(each)
+            async with asyncio.timeout(20):
+                # The other nodes have what came first; of what comes behind it they know too.
+                while await values(cluster, A, B, C) != [None, b"2", None]:
+                    await asyncio.sleep(0.01)
+            assert delivery.position == both(1).position
+            delivery.offer(transaction(5, Set(B, b"5")))
+        finally:
+            await node.execute("CONFIG", "SET", "maxmemory", "0")
+        await delivery.wait_durable_all()
+    assert await values(cluster, A, B, C) == [b"3", b"5", None]
 
 
 # Ten equal keys in several slots, under SIGKILL.

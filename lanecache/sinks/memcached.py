@@ -19,7 +19,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lanecache.errors import SinkUnavailable
+from lanecache.errors import SinkFull, SinkUnavailable
 from lanecache.operation import (
     TRANSACTION_OVERHEAD_BYTES,
     Checkpoint,
@@ -61,6 +61,9 @@ logger = logging.getLogger("lanecache.sinks.memcached")
 # Identities of our own earlier connections that are remembered for each server.
 _LEFTOVERS_MAX = 16
 
+# Between two tries at a record that a server has no room for.
+_ROOM_PAUSE_S = 0.05
+
 
 class MemcachedSink:
     """Apply transactions to one or more memcached servers (1.6.18 or newer).
@@ -97,7 +100,8 @@ class MemcachedSink:
         self._held: list[Transaction] = []
         self._held_bytes = 0
         self._turn = asyncio.Lock()
-        self._phases = Phases(name)
+        self._phases = Phases(name, self._make_room)
+        self._room_ahead: Lookahead | None = None  # while a server has no room for its record
         self._waiting: Waiting | None = None
 
     def look_ahead(self, waiting: Waiting) -> None:
@@ -177,7 +181,11 @@ class MemcachedSink:
                 applied=applied,
                 reaching=found.reaching,
             )
-            await write_record(link, record, self.name)
+            try:
+                await write_record(link, record, self.name)
+            except SinkFull as error:
+                # Without its record, where it stands is not known: nothing can be forgotten ahead.
+                raise SinkUnavailable(str(error), sink=self.name) from error
         self._judgement = found
         self._reaching = found.reaching
         if checkpoint is not None:
@@ -221,6 +229,26 @@ class MemcachedSink:
                     await self._hold(step)
                 else:
                     await self._apply_step(step)
+
+    async def forget(self, run: Sequence[Transaction]) -> None:
+        """Delete every key that transactions touch, save where their server has them already.
+
+        Raises:
+            SinkUnavailable: a server was lost, or refused for now.
+        """
+        async with self._turn:
+            if not self._links:
+                raise self._not_connected()
+            for transaction in run:
+                if prefixes := transaction.operations.clears():
+                    for link in self._links.values():
+                        if link.skip is None or not link.skip.covers(transaction.position):
+                            await clear_server(
+                                link, self._target, self._config, prefixes, self.name, _nothing
+                            )
+                keys = transaction.operations.keys()
+                spared, position = self._spared, transaction.position
+                await self._forget_ahead(key for key in keys if not spared(key, position))
 
     async def watch(self) -> None:
         """Wait until a server is lost or one that was down is back, and raise that."""
@@ -308,6 +336,7 @@ class MemcachedSink:
 
     async def _apply_step(self, step: Sequence[Transaction]) -> None:
         """Apply folded transactions, or one with clears or spilled, and report them durable."""
+        self._room_ahead = None
         last = step[-1]
         self._lanes.update(last.lanes)
         operations = last.operations
@@ -372,6 +401,18 @@ class MemcachedSink:
         """Tell whether a key's server is left behind, or has what was written at a position."""
         link = self._links.get(self._ring.server_of(stored_key(key)))
         return link is None or (link.skip is not None and link.skip.covers(position))
+
+    async def _make_room(self, applied: Checkpoint | None) -> None:
+        """Wait before a record is tried again, and forget what waits behind the step under way."""
+        if self._room_ahead is None:
+
+            def spared(key: str, position: Position) -> bool:
+                done = applied is not None and applied.position.covers(position)
+                return done or self._spared(key, position)
+
+            self._room_ahead = Lookahead(self._waiting, spared)
+        await asyncio.sleep(_ROOM_PAUSE_S)
+        await self._forget_ahead(self._room_ahead.take())
 
     async def _forget_ahead(self, keys: Iterable[str]) -> None:
         commands: dict[int, list[bytes]] = {}

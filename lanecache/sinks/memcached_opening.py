@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from lanecache.errors import SinkError, SinkUnavailable
+from lanecache.errors import SinkError, SinkFull, SinkUnavailable
 from lanecache.sinks.memcached_commands import encode_record, position_key
 from lanecache.sinks.memcached_connection import (
     STILL_S,
@@ -201,12 +201,21 @@ async def read_record(link: ServerLink, source: str, sink: str) -> None:
 async def write_record(link: ServerLink, record: Record, sink: str) -> None:
     """Write the server's record over the one that was read.
 
+    A server that has no room (``-M``, or no page for items of that size) drops the old item when it
+    refuses the new one (memcached, proto_text.c, "Avoid stale data persisting in cache"). So there
+    is room for one then, and it is set again: on the same connection, nothing came in between.
+
     Raises:
         SinkUnavailable: it is no longer the one that was read.
+        SinkFull: there is no room all the same; the server has no record now.
     """
     key = position_key(record.source)
-    reply = link.connection.protocol.call(encode_record(key, record.encode(), link.cas))
-    link.cas = written_cas(await reply, link, sink)
+    call, data = link.connection.protocol.call, record.encode()
+    try:
+        link.cas = written_cas(await call(encode_record(key, data, link.cas)), link, sink)
+    except SinkFull:
+        link.cas = None
+        link.cas = written_cas(await call(encode_record(key, data, None)), link, sink)
     if link.cas is None:
         raise _changed(link, sink)
     link.record = record
@@ -217,6 +226,7 @@ def written_cas(lines: list[bytes], link: ServerLink, sink: str) -> int | None:
 
     Raises:
         SinkUnavailable: somebody else has written it.
+        SinkFull: there is no room for it; the server holds none now.
         SinkError: it does not fit the server's item limit.
     """
     # Only its reply has a CAS id behind the code: "HD c123", "EX c0", "NF c0", "NS c0".
@@ -236,6 +246,8 @@ def written_cas(lines: list[bytes], link: ServerLink, sink: str) -> int | None:
             " greater -I",
             sink=sink,
         )
+    if "out of memory" in text:
+        raise SinkFull(f"memcached at {link.address} is full: start it with more -m", sink=sink)
     raise SinkUnavailable(
         f"memcached at {link.address} did not store the position ({text})", sink=sink
     )

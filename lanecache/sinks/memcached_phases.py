@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from lanecache.errors import SinkUnavailable
+from lanecache.errors import SinkFull, SinkUnavailable
 from lanecache.operation import Delete, Set
 from lanecache.sinks.memcached_commands import encode_delete, encode_set
 from lanecache.sinks.memcached_opening import ServerLink, write_record
@@ -17,6 +17,7 @@ from lanecache.sinks.memcached_steps import Sender
 
 if TYPE_CHECKING:
     from lanecache.operation import Checkpoint
+    from lanecache.sinks.memcached_record import Record
 
 logger = logging.getLogger("lanecache.sinks.memcached")
 
@@ -31,12 +32,17 @@ class Phases:
 
     Args:
         sink: the sink's name, for messages.
+        make_room: called between two tries at a record that a server has no room for, with where
+            the values of the step under way stand.
     """
 
-    def __init__(self, sink: str) -> None:
+    def __init__(
+        self, sink: str, make_room: Callable[[Checkpoint | None], Awaitable[None]]
+    ) -> None:
         self.invalidated = 0
         """How many values could not be stored, so that their keys are missing."""
         self._sink = sink
+        self._make_room = make_room
         self._said: set[str] = set()
 
     async def forget(
@@ -101,17 +107,35 @@ class Phases:
     async def _end(self, sender: Sender) -> None:
         """Wait for all that was sent to one server."""
         link = sender.link
-        if await sender.ended(self._sink) is None:
-            # On a connection that stood all the time nothing came back from older days.
-            self.tell_evicted(link)
-            assert link.record is not None
-            await write_record(link, link.record, self._sink)
+        record = link.record
+        try:
+            if await sender.ended(self._sink) is None:
+                # On a connection that stood all the time nothing came back from older days.
+                self.tell_evicted(link)
+                assert record is not None
+                await write_record(link, record, self._sink)
+        except SinkFull as error:
+            assert record is not None
+            sender.refused.pop()  # the record's
+            await self._write_when_room(link, record, error)
         if sender.refused:
             self.invalidated += len(sender.refused)
             self._say(
                 f"memcached at {link.address} refused values"
                 f" ({sender.refused[0][:80].decode('latin-1')}); their keys are missing"
             )
+
+    async def _write_when_room(self, link: ServerLink, record: Record, error: SinkFull) -> None:
+        """Set a record that the server has dropped for want of room; others see none until then."""
+        while True:
+            link.cas = None
+            try:
+                await write_record(link, record, self._sink)
+            except SinkFull:
+                self._say(f"{error}; until then the keys of what waits are forgotten")
+                await self._make_room(record.applied)
+            else:
+                return
 
     def _oversized(self, key: str, limit: int) -> None:
         self.invalidated += 1

@@ -401,8 +401,8 @@ class RedisSink:
 
     def _written(self, operations: Operations) -> Iterator[Set | Delete]:
         """Walk the writes, without those that a lane makes to this source's own two keys."""
-        own = {self._chain.position_key, self._chain.chain_key}
-        if isinstance(operations, OperationSet) and own.isdisjoint(operations.by_key):
+        own = (self._chain.position_key, self._chain.chain_key)
+        if isinstance(operations, OperationSet) and operations.by_key.keys().isdisjoint(own):
             return operations.writes()
         return (write for write in operations.writes() if write.key not in own)
 

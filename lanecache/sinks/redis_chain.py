@@ -25,13 +25,15 @@ there: a server may evict that key, and every ``EXEC`` on other data leaves one 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from lanecache.sinks.redis_commands import Piece, chain_key, pack_command, position_key
+
+if TYPE_CHECKING:
+    import random
 
 # JSON readers of every language hold whole numbers up to 2**53 exactly, and no sum overflows.
 _SUM_BITS = 53

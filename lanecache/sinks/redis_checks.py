@@ -160,8 +160,8 @@ async def _check_settings(protocol: RedisProtocol, name: str) -> list[Finding]:
     if policy == "noeviction":
         findings.append(
             warning(
-                f"sink {name}: when maxmemory is met this Redis refuses writes, and the caches"
-                " stay as they are until there is room",
+                f"sink {name}: when maxmemory is met this Redis refuses writes, and what changes is"
+                " only forgotten there until there is room",
                 "CONFIG SET maxmemory-policy volatile-lru, and give the lanes a ttl_s",
             )
         )

@@ -29,6 +29,10 @@ the crash had unlinked are misses until then.
 stands in for it is a mark in the nodes' records, written before the first piece, that moves the
 horizon. Replaying it unlinks and sets all again.
 
+**Data that is replaced** under a living connection (a restore, ``FLUSHALL``, a proxy) is noticed by
+the next ``EXEC`` on a record there (``redis_sums``): what it wrote is forgotten, the record is put
+back, and so the node's older position says what has to be read again.
+
 **A Clear** scans every primary, all at once, and takes as long as one walk over the keys, or two
 while slots move; between its pages, the keys of what waits behind it are unlinked. In a replay,
 slots that are beyond it are spared, and so are keys whose slot has what waits already.
@@ -43,12 +47,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from lanecache.errors import SinkError, SinkUnavailable
+from lanecache.errors import SinkError, SinkFull, SinkUnavailable
 from lanecache.operation import (
     Checkpoint,
     Delete,
@@ -62,14 +67,20 @@ from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.redis_address import Address, TargetKind
 from lanecache.sinks.redis_cluster_clear import clear_cluster
 from lanecache.sinks.redis_cluster_writes import SlotWrites, in_one_slot
-from lanecache.sinks.redis_commands import fold_run
+from lanecache.sinks.redis_commands import OWN_PREFIXES, fold_run
 from lanecache.sinks.redis_connection import STILL_S, checked_target, longest_value_bytes
-from lanecache.sinks.redis_nodes import RedisNodes
-from lanecache.sinks.redis_positions import NodePositions, read_records, read_when_unchanged
-from lanecache.sinks.redis_records import Record, slot_command, stand
+from lanecache.sinks.redis_nodes import RedisNodes, Request
+from lanecache.sinks.redis_positions import (
+    REPLACED,
+    NodePositions,
+    read_records,
+    read_when_unchanged,
+)
+from lanecache.sinks.redis_records import Record, Standing, slot_command, stand
 from lanecache.sinks.redis_replay import Replay
 from lanecache.sinks.redis_replies import CLUSTER_COMMANDS_NEEDED, error_of_reply
 from lanecache.sinks.redis_slots import SLOTS, by_slot, record_key, witnesses_of
+from lanecache.sinks.redis_sums import Displaced, SlotSums, standing_displaced, undo
 from lanecache.sinks.redis_values import ValueLimit
 from lanecache.sinks.succession import Succession
 
@@ -90,12 +101,15 @@ class RedisClusterSink:
     Args:
         config: URL and limits.
         name: the sink's name in the configuration, for messages.
+        rng: what makes two records differ; a seeded one in tests.
 
     Raises:
         ConfigError: the URL is wrong.
     """
 
-    def __init__(self, config: SinkConfig, *, name: str = "redis") -> None:
+    def __init__(
+        self, config: SinkConfig, *, name: str = "redis", rng: random.Random | None = None
+    ) -> None:
         self.name = name
         self._config = config
         self._target = checked_target(config, name)
@@ -109,9 +123,13 @@ class RedisClusterSink:
         self._values = ValueLimit(config.value_bytes_max, name)
         self._succession = Succession(name)
         self._damaged: dict[str, None] = {}
-        self._warned = False
+        # Writes to records that were executed on other data.
+        self._displaced: list[Displaced] = []
+        self._rng = rng if rng is not None else random.Random()
+        self._warned: set[str] = set()
         # From the first opening on, each with its connections.
         self._writes: SlotWrites
+        self._sums: SlotSums
         self._positions: NodePositions
         self._replay: Replay | None = None
         self._waiting: Waiting | None = None
@@ -130,6 +148,7 @@ class RedisClusterSink:
 
         Raises:
             SinkUnavailable: a primary cannot be reached or refuses for now; it is tried again.
+            SinkFull: one has no room for the claim; ``forget`` may be called.
             SinkConflict: another process has taken this source's position over since.
             SinkError: it can never work like this; nothing was changed.
         """
@@ -141,6 +160,9 @@ class RedisClusterSink:
             await nodes.connect([*self._seeds, *self._target.addresses])
             self._seeds = list(nodes.protocols)
             checkpoint = await self._take_over(nodes)
+        except SinkFull:
+            self._nodes = nodes
+            raise
         except BaseException:
             nodes.close()
             raise
@@ -169,6 +191,26 @@ class RedisClusterSink:
         for step, operations in fold_run(rest, self._config.batch_bytes_max):
             await self._step(nodes, operations, step[-1])
             await self._settle(step[-1], len(step))
+
+    async def forget(self, run: Sequence[Transaction]) -> None:
+        """Unlink every key that transactions touch, save where their slot has them already.
+
+        Raises:
+            SinkUnavailable: a node was lost or refused for now.
+        """
+        nodes = self._connected()
+        replay = self._replay
+        ahead = replay.ahead if replay is not None else {}
+        for transaction in run:
+            if prefixes := dict.fromkeys(transaction.operations.clears(), transaction.position):
+                await clear_cluster(nodes, prefixes, ahead, Lookahead(None))
+        await self._writes.forget(
+            key
+            for transaction in run
+            for key in transaction.operations.keys()  # noqa: SIM118  no mapping
+            if not key.startswith(OWN_PREFIXES)
+            and (replay is None or not replay.applied(key, transaction.position))
+        )
 
     async def watch(self) -> None:
         """Wait until a connection fails, and raise why; silent deaths are found by ``PING``."""
@@ -222,31 +264,91 @@ class RedisClusterSink:
             nodes, self._source, range(SLOTS), self.name
         )
         if not fenced:
-            self._warn_of_leftovers()
+            self._warn_of_right(
+                "end the connections of an earlier writer; waiting at each start until the"
+                f" positions stand still for {STILL_S:g} s instead"
+            )
             records = await read_when_unchanged(
                 nodes, self._source, records, self.address, self.name
             )
+        records = await self._put_back(nodes, records)
         self._refuse_conflict(records)
         for protocol in nodes.protocols.values():
             self._values.lower(await longest_value_bytes(protocol))
         await self._writes.forget(self._damaged)
         self._damaged.clear()
-        standing = stand(records)
+        intact = all(record.intact for record in records.values())
+        standing = stand(records if intact else {})
         checkpoint = standing.checkpoint
         if checkpoint is None:
-            self._positions = NodePositions(nodes)
+            if not intact:
+                logger.error(
+                    "sink %s: a position in the Redis Cluster at %s was written on other data than "
+                    "what is there, which was replaced under a living connection: all are dropped",
+                    self.name,
+                    self.address,
+                )
+            self._sums = SlotSums(self._source, {}, self._rng)
+            self._positions = NodePositions(nodes, self._sums)
             # Nothing that a slot says counts without the nodes' positions.
             await self._writes.forget([record_key(slot, self._source) for slot in records])
             return None
-        horizon = standing.horizon
-        begun = horizon and msgspec.structs.replace(horizon, writer=self._writer)
-        self._positions = NodePositions(nodes, standing.stale, begun)
-        await self._positions.store(msgspec.structs.replace(checkpoint, writer=self._writer))
+        if standing.horizon is not None:
+            self._replay = Replay(standing)
+        await self._claim(nodes, records, standing, checkpoint)
         others = [record.node.writer for record in records.values() if record.node is not None]
         self._succession.claim(checkpoint, self._writer, others)
-        if horizon is not None:
-            self._replay = Replay(standing)
         return checkpoint
+
+    async def _claim(
+        self,
+        nodes: RedisNodes,
+        records: Mapping[int, Record],
+        standing: Standing,
+        checkpoint: Checkpoint,
+        *,
+        summed: bool = True,
+    ) -> None:
+        horizon = standing.horizon
+        begun = horizon and msgspec.structs.replace(horizon, writer=self._writer)
+        self._sums = SlotSums(self._source, records, self._rng)
+        self._sums.summed = summed
+        self._positions = NodePositions(nodes, self._sums, standing.stale, begun)
+        try:
+            await self._store(msgspec.structs.replace(checkpoint, writer=self._writer))
+        except SinkFull as error:
+            error.checkpoint = checkpoint
+            raise
+        except SinkError as error:
+            if not summed or "'hincrby'" not in str(error).lower():
+                raise
+            self._warn_of_right(
+                "use HINCRBY: should a node's data be replaced in the very moment in which "
+                "lanecache is killed, nobody would notice"
+            )
+            await self._claim(nodes, records, standing, checkpoint, summed=False)
+
+    async def _put_back(
+        self, nodes: RedisNodes, records: Mapping[int, Record]
+    ) -> Mapping[int, Record]:
+        """Undo what was executed on other data; gives the records that are stored then."""
+        doomed = standing_displaced(self._displaced, records)
+        if not doomed:
+            self._displaced.clear()
+            return records
+        await self._writes.forget(self._damaged)
+        self._damaged.clear()
+        try:
+            await nodes.each(Request(each.slot, undo(each, self._source)) for each in doomed)
+        except SinkFull as error:
+            # Where it stands is not known before that: nothing can be forgotten ahead.
+            raise SinkUnavailable(str(error), sink=self.name) from error
+        self._displaced.clear()
+        again = await read_records(nodes, self._source, [each.slot for each in doomed], self.name)
+        kept = {slot: record for slot, record in records.items() if slot not in again}
+        for each in doomed:
+            kept.pop(each.slot, None)
+        return kept | again
 
     def _refuse_conflict(self, records: Mapping[int, Record]) -> None:
         for record in records.values():
@@ -259,17 +361,17 @@ class RedisClusterSink:
                     where=f"in the Redis Cluster at {self.address}",
                 )
 
-    def _warn_of_leftovers(self) -> None:
-        if self._warned:
+    def _warn_of_right(self, what: str) -> None:
+        """Warn, once, of what this user may not do."""
+        if what in self._warned:
             return
-        self._warned = True
+        self._warned.add(what)
         logger.warning(
-            "sink %s: the Redis Cluster at %s does not let lanecache end the connections of an "
-            "earlier writer; waiting at each start until the positions stand still for %g s "
-            "instead. To be safe whatever happens, grant ACL SETUSER <user> %s on every node",
+            "sink %s: the Redis Cluster at %s does not let lanecache %s. To be safe whatever "
+            "happens, grant ACL SETUSER <user> %s on every node",
             self.name,
             self.address,
-            STILL_S,
+            what,
             CLUSTER_COMMANDS_NEEDED,
         )
 
@@ -278,6 +380,7 @@ class RedisClusterSink:
     async def _step(self, nodes: RedisNodes, operations: Operations, last: Transaction) -> None:
         """Make one step visible; the nodes' positions stay as they are."""
         if operations.clears():
+            await self._watched(self._positions.mark())
             prefixes = dict.fromkeys(operations.clears())
             await clear_cluster(nodes, prefixes, {}, Lookahead(self._waiting))
         if operations.spilled:
@@ -290,14 +393,41 @@ class RedisClusterSink:
         if len(groups) > 1:
             await self._writes.forget_first(groups)
         checkpoint = Checkpoint.of(last, self._writer)
-        errors = await self._writes.execute(groups, lambda slot: slot_command(slot, checkpoint))
+        errors, displaced = await self._writes.execute(
+            groups, lambda slot: slot_command(slot, checkpoint), self._sums
+        )
+        if displaced:
+            self._give_back(groups, displaced)
         if errors:
             self._give_up(groups, errors)
 
     async def _write_spilled(self, operations: Operations, last: Transaction) -> None:
-        await self._positions.begin(Checkpoint.of(last, self._writer))
+        await self._watched(self._positions.begin(Checkpoint.of(last, self._writer)))
         await self._writes.forget(operations.keys())
         await self._writes.set_in_parts(operations, self._config.batch_bytes_max)
+        # Were a node's data older by now, its parts would be newer than what is read again.
+        await self._watched(self._positions.mark(), operations)
+
+    def _give_back(
+        self, groups: Mapping[int, list[Set | Delete]], displaced: Sequence[Displaced]
+    ) -> None:
+        """Handle an ``EXEC`` that was executed on other data than the one before."""
+        for each in displaced:
+            self._damaged.update(dict.fromkeys(write.key for write in groups[each.slot]))
+        self._displaced += displaced
+        logger.error("sink %s: %s; what was written to it since is forgotten", self.name, REPLACED)
+        raise SinkUnavailable(REPLACED, sink=self.name)
+
+    async def _watched(self, work: Awaitable[None], operations: Operations | None = None) -> None:
+        """Write positions; where one is on other data, keep it in mind, and forget keys there."""
+        try:
+            await work
+        except SinkUnavailable:
+            if found := self._positions.displaced:
+                self._displaced += found
+                if operations is not None:
+                    await self._writes.forget(operations.keys())
+            raise
 
     def _give_up(self, groups: Mapping[int, list[Set | Delete]], errors: Mapping[int, str]) -> None:
         """Handle commands that failed inside an ``EXEC``, which moved its slot nevertheless."""
@@ -318,10 +448,13 @@ class RedisClusterSink:
 
     async def _settle(self, last: Transaction, count: int) -> None:
         """Move every node's position to ``last``; then ``count`` transactions are durable."""
-        await self._positions.store(Checkpoint.of(last, self._writer))
+        await self._store(Checkpoint.of(last, self._writer))
         self._succession.claimed = last.version
         self._values.accepted()
         self._durable(count)
+
+    async def _store(self, checkpoint: Checkpoint) -> None:
+        await self._watched(self._positions.store(checkpoint))
 
     # Replaying.
 
@@ -368,6 +501,7 @@ class RedisClusterSink:
 
     async def _clear_held(self, nodes: RedisNodes, replay: Replay) -> None:
         if replay.clears:
+            await self._watched(self._positions.mark())
             lookahead = Lookahead(self._waiting, replay.applied)
             await clear_cluster(nodes, replay.clears, replay.ahead, lookahead)
             replay.clears = {}

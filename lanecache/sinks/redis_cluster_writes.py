@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
@@ -21,6 +21,7 @@ from lanecache.sinks.redis_replies import error_of_reply
 from lanecache.sinks.redis_slots import SLOTS, by_slot, slot_of
 
 if TYPE_CHECKING:
+    from lanecache.sinks.redis_sums import Displaced, SlotSums
     from lanecache.sinks.redis_values import ValueLimit
 
 Groups = Mapping[int, list[Set | Delete]]
@@ -65,22 +66,25 @@ class SlotWrites:
             for slot, group in groups.items()
         )
 
-    async def execute(self, groups: Groups, record: Callable[[int], bytes]) -> dict[int, str]:
-        """Write each slot in one ``EXEC``; gives the slots where a command in it failed, and why.
+    async def execute(
+        self, groups: Groups, record: Callable[[int], Piece], sums: SlotSums
+    ) -> tuple[dict[int, str], list[Displaced]]:
+        """Write each slot in one ``EXEC``, with its position.
+
+        Gives the slots where a command in it failed, and why; and those where it was executed on
+        other data than the one before.
 
         Args:
             groups: the writes.
-            record: gives the command that stores a slot's position; it may be empty.
+            record: gives the command that stores a slot's position.
+            sums: what the slots' records must hold.
         """
         answers = await self._nodes.each(
-            Request(slot, self.transaction(group, record(slot))) for slot, group in groups.items()
+            Request(slot, self.transaction(group, sums.around(slot, record(slot))))
+            for slot, group in groups.items()
         )
-        return {
-            slot: str(part)
-            for slot, replies in answers.items()
-            for part in replies[-1]
-            if isinstance(part, hiredis.ReplyError)
-        }
+        checked = [sums.check(slot, replies[-1]) for slot, replies in answers.items()]
+        return _failed(answers), [each for each in checked if each is not None]
 
     async def set_in_parts(self, operations: Operations, part_bytes_max: int) -> None:
         """Set the values of operations that are too many for one step, in bounded parts."""
@@ -96,15 +100,19 @@ class SlotWrites:
                 part, size = [], 0
         await self._set(part)
 
-    def transaction(self, group: Iterable[Set | Delete], record: bytes) -> Piece:
+    def transaction(self, group: Iterable[Set | Delete], record: Piece) -> Piece:
         """Pack one slot's ``MULTI … EXEC``."""
-        pieces = list(encode_writes(group, oversized=self._values.report))
-        commands = sum(piece.commands for piece in pieces) + 2 + bool(record)
-        return Piece(b"".join([MULTI, *(piece.data for piece in pieces), record, EXEC]), commands)
+        pieces = [*encode_writes(group, oversized=self._values.report), record]
+        commands = sum(piece.commands for piece in pieces) + 2
+        return Piece(b"".join([MULTI, *(piece.data for piece in pieces), EXEC]), commands)
 
     async def _set(self, part: Iterable[Set]) -> None:
-        groups = by_slot(self._values.fit(part))
-        for text in (await self.execute(groups, lambda slot: b"")).values():
+        nothing = Piece(b"", 0)
+        answers = await self._nodes.each(
+            Request(slot, self.transaction(group, nothing))
+            for slot, group in by_slot(self._values.fit(part)).items()
+        )
+        for text in _failed(answers).values():
             raise error_of_reply(text, self._where, self._sink)
 
 
@@ -114,6 +122,16 @@ def in_one_slot(transaction: Transaction) -> bool:
     if operations.spilled or operations.clears():
         return False
     return len({slot_of(key) for key in operations.keys()}) <= 1  # noqa: SIM118  no mapping
+
+
+def _failed(answers: Mapping[int, Sequence[Any]]) -> dict[int, str]:
+    """Give what was answered to commands that failed inside an ``EXEC``, by slot."""
+    return {
+        slot: str(part)
+        for slot, replies in answers.items()
+        for part in replies[-1]
+        if isinstance(part, hiredis.ReplyError)
+    }
 
 
 def _joined(pieces: Iterable[Piece]) -> Piece:

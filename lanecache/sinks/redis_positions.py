@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lanecache.errors import SinkError, SinkUnavailable
+from lanecache.sinks.redis_commands import Piece
 from lanecache.sinks.redis_connection import STILL_S
 from lanecache.sinks.redis_nodes import RedisNodes, Request
 from lanecache.sinks.redis_records import (
@@ -21,8 +22,14 @@ from lanecache.sinks.redis_slots import SLOTS, record_key, witnesses_of
 
 if TYPE_CHECKING:
     from lanecache.operation import Checkpoint
+    from lanecache.sinks.redis_sums import Displaced, SlotSums
 
 _STILL_ROUNDS_MAX = 20
+
+REPLACED = (
+    "the data of a node of the Redis Cluster was replaced under the connection: its position is not"
+    " the one that was written last"
+)
 
 
 class NodePositions:
@@ -30,14 +37,22 @@ class NodePositions:
 
     Args:
         nodes: the connections.
+        sums: what the slots' records must hold.
         witnesses: the slots that hold the positions until now.
         begun: how far values may be seen already, if that is beyond the positions.
     """
 
     def __init__(
-        self, nodes: RedisNodes, witnesses: Sequence[int] = (), begun: Checkpoint | None = None
+        self,
+        nodes: RedisNodes,
+        sums: SlotSums,
+        witnesses: Sequence[int] = (),
+        begun: Checkpoint | None = None,
     ) -> None:
+        self.displaced: list[Displaced] = []
+        """Records of nodes whose data was replaced, as they were there."""
         self._nodes = nodes
+        self._sums = sums
         self._witnesses = tuple(witnesses)
         # Those to hold them, for a version of the owners.
         self._chosen: tuple[int, tuple[int, ...]] = (-1, ())
@@ -54,8 +69,8 @@ class NodePositions:
         while True:
             version = nodes.version
             witnesses = self._choose()
-            await nodes.each(
-                Request(slot, node_command(slot, checkpoint, witnesses)) for slot in witnesses
+            await self._write(
+                {slot: node_command(slot, checkpoint, witnesses) for slot in witnesses}
             )
             stale = set(self._witnesses) - set(witnesses)
             await self._mark_begun(witnesses)
@@ -83,8 +98,28 @@ class NodePositions:
         if self._begun is None or self._begun_in.issuperset(witnesses):
             return
         begun = self._begun
-        await self._nodes.each(Request(slot, begun_command(slot, begun)) for slot in witnesses)
+        await self._write({slot: begun_command(slot, begun) for slot in witnesses})
         self._begun_in = set(witnesses)
+
+    async def mark(self) -> None:
+        """Make the nodes' records differ from all before: keys are unlinked from here on.
+
+        Raises:
+            SinkUnavailable: as ``store``.
+        """
+        await self._write(dict.fromkeys(self._witnesses, Piece(b"", 0)))
+
+    async def _write(self, commands: Mapping[int, Piece]) -> None:
+        """Write records of nodes, which have to be what was written last."""
+        answers = await self._nodes.each(
+            Request(slot, self._sums.whole(slot, piece)) for slot, piece in commands.items()
+        )
+        for slot, replies in answers.items():
+            found = self._sums.check(slot, replies[-1])
+            if found is not None:
+                self.displaced.append(found)
+        if self.displaced:
+            raise SinkUnavailable(REPLACED)
 
     def _choose(self) -> tuple[int, ...]:
         if self._chosen[0] != self._nodes.version:

@@ -1,7 +1,8 @@
 """The wire to Redis: batches of ``MULTI … EXEC`` and plain commands out, replies in, in bulk.
 
 A transaction that Redis refused for a passing reason (full, no replica) must never be followed by
-a later one that it accepts: the later one's position would cover the refused one. Redis offers
+a later one that it accepts: the later one's position would cover the refused one. The same holds
+for one that was executed on other data than the one before. Redis offers
 nothing that makes one ``EXEC`` depend on another, so the order is kept here: the commands of a
 batch travel while the batch before it is still being executed, but its ``EXEC`` is held back until
 the ``EXEC`` before it was answered well. At most one ``EXEC`` is under way, and Redis has the next
@@ -254,9 +255,11 @@ class RedisProtocol(asyncio.Protocol):
         elif type(reply) is list and len(reply) == batch.queued - 1:
             self._pending.popleft()
             self.outstanding_bytes -= batch.size_bytes
-            self._release()
+            # It may give the connection up: then nothing is executed behind it.
             batch.done(reply)
-            self._wake()
+            if self.error is None:
+                self._release()
+                self._wake()
         elif isinstance(reply, hiredis.ReplyError):
             self.fail(self._refused(reply))
         else:

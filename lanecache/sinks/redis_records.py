@@ -4,7 +4,8 @@ In every slot there may be one hash, whose key has a tag that puts it there. Its
 the checkpoint of the last write to that slot, in the same ``EXEC``. Its field ``node``, in two
 slots of each primary, is the checkpoint up to which all of that node's slots have been written;
 ``nodes`` lists those slots, and ``begun`` how far a transaction that is written in many pieces may
-have come.
+have come. The optional fields ``sum`` and ``chain`` show that the record belongs to the slot's data
+(``redis_sums``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lanecache.sinks.redis_commands import Piece, pack_command
 from lanecache.sinks.redis_slots import record_key
 
 SLOT, NODE, NODES, BEGUN = "slot", "node", "nodes", "begun"
+SUM, CHAIN = "sum", "chain"
 
 
 class Record(NamedTuple):
@@ -28,6 +30,13 @@ class Record(NamedTuple):
     node: Checkpoint | None
     nodes: tuple[int, ...]
     begun: Checkpoint | None
+    total: int | None = None
+    chain: int = 0
+
+    @property
+    def intact(self) -> bool:
+        """Whether what was written last was written on the data that it stands beside."""
+        return self.total is None or self.total < 0 or self.total == self.chain
 
 
 class Standing(NamedTuple):
@@ -46,7 +55,8 @@ class Standing(NamedTuple):
 
 def read_command(slot: int, source: str) -> Piece:
     """Ask for a slot's record."""
-    return Piece(pack_command(("HMGET", record_key(slot, source), SLOT, NODE, NODES, BEGUN)), 1)
+    names = (SLOT, NODE, NODES, BEGUN, SUM, CHAIN)
+    return Piece(pack_command(("HMGET", record_key(slot, source), *names)), 1)
 
 
 def parse_record(fields: Sequence[Any]) -> Record | None:
@@ -55,21 +65,24 @@ def parse_record(fields: Sequence[Any]) -> Record | None:
     Raises:
         ValueError: it is not a record that this version understands.
     """
-    slot, node, nodes, begun = fields
-    if slot is None and node is None:
+    slot, node, nodes, begun, total, chain = fields
+    if slot is None and node is None and total is None:
         return None
     return Record(
         Checkpoint.decode(slot) if slot is not None else None,
         Checkpoint.decode(node) if node is not None else None,
         tuple(msgspec.json.decode(nodes, type=list[int])) if nodes is not None else (),
         Checkpoint.decode(begun) if begun is not None else None,
+        int(total) if total is not None else None,
+        int(chain) if chain is not None else 0,
     )
 
 
-def slot_command(slot: int, checkpoint: Checkpoint) -> bytes:
+def slot_command(slot: int, checkpoint: Checkpoint) -> Piece:
     """Store that a slot has been written up to a checkpoint."""
     short = msgspec.structs.replace(checkpoint, lanes={})
-    return pack_command(("HSET", record_key(slot, checkpoint.source), SLOT, short.encode()))
+    key = record_key(slot, checkpoint.source)
+    return Piece(pack_command(("HSET", key, SLOT, short.encode())), 1)
 
 
 def node_command(slot: int, checkpoint: Checkpoint, nodes: Sequence[int]) -> Piece:

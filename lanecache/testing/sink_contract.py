@@ -15,6 +15,7 @@ from lanecache.operation import (
     Clear,
     Delete,
     ForesightedSink,
+    ForgettingSink,
     Operation,
     OperationSet,
     Position,
@@ -221,6 +222,32 @@ class SinkContract(ABC):
         assert await self.read_all([*keys, "k:4"]) == {
             "k:1": b"newer", "k:2": b"old", "k:3": b"2", "k:4": b"newer", "h" * 300: b"new",
         }  # fmt: skip
+
+    async def test_a_sink_that_forgets_forgets_what_waits_and_its_position_stays(self) -> None:
+        keys = ["p:1", "k:1", "k:2", "k:3", "h" * 300]
+        first = transaction(1, *(Set(key, b"old") for key in keys))
+        await self.applied(first)
+        waiting = [
+            transaction(2, Clear("p:"), Set("k:1", b"2")),
+            transaction(3, Delete("k:2"), Set("h" * 300, b"3"), spilled=True),
+            transaction(4),
+        ]
+        sink, durable = self.make(), Durable()
+        if not isinstance(sink, ForgettingSink):
+            pytest.skip("without forget, a target that is full keeps what it holds")
+        await sink.open(SOURCE, "writer", durable)
+        await sink.forget(waiting)
+        await sink.forget(waiting)
+        assert await self.read_all(keys) == {"k:3": b"old"}
+        assert durable.count == 0
+        await sink.close()
+        checkpoint = await sink.open(SOURCE, "writer", durable)
+        assert checkpoint is not None
+        assert checkpoint.position == first.position
+        await sink.apply(waiting)
+        await durable.wait(3)
+        await sink.close()
+        assert await self.read_all(keys) == {"k:1": b"2", "k:3": b"old", "h" * 300: b"3"}
 
     async def test_a_hash_replaces_what_was_there(self) -> None:
         await self.applied(transaction(1, Set("h", {"a": b"1", "b": b"2"}), Set("s", b"1")))
