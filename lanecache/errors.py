@@ -8,6 +8,7 @@
     │   ├── SourceUnavailable  ... right now: it is tried again, for ever
     │   ├── PositionPurged     ... the binlog that holds the wanted position is gone
     │   │   └── HistoryReplaced  ... it is of another history: a reset, a backup, another server
+    │   ├── DumpBroken         ... it stumbled over its own binlog: damaged, or reset under the dump
     │   └── SourceClash        ... another replica uses the same server_id
     ├── BinlogError            bytes that are not a valid binlog; the position stays before them
     │   └── EventUnknown       an event type that is not known and not ignorable
@@ -67,6 +68,10 @@ class HistoryReplaced(PositionPurged):
 
     The server was reset or restored, or another one that lacks transactions has taken its place.
     """
+
+
+class DumpBroken(SourceError):
+    """The server failed to read its own binlog. The same place is tried a few times more."""
 
 
 class SourceClash(SourceError):

@@ -21,6 +21,7 @@ import msgspec
 from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
+    DumpBroken,
     EventUnknown,
     HistoryReplaced,
     PositionPurged,
@@ -159,10 +160,9 @@ class Ingest:
         """
         self._offering.begin()
         self._clears = []
-        await self._reach_server()
-        position = await self._begin(checkpoints)
-        self._position = position
         try:
+            await self._reach_server()
+            self._position = await self._begin(checkpoints)
             while True:
                 try:
                     if await self._follow(once=once):
@@ -177,7 +177,7 @@ class Ingest:
                     await self._begin_anew(error)
                 except EventUnknown:
                     raise
-                except BinlogError as error:
+                except (BinlogError, DumpBroken) as error:
                     self._damaged_tries += 1
                     in_file = isinstance(self.server, BinlogFiles)
                     if in_file or self._damaged_tries >= _DAMAGED_TRIES_MAX:
