@@ -6,6 +6,7 @@
     ├── ConfigError            the configuration is wrong; nothing was started
     ├── SourceError            the database refused or cannot serve what is needed
     │   ├── SourceUnavailable  ... right now: it is tried again, for ever
+    │   │   └── GtidsMissing     ... by GTIDs: transactions without one lie behind the position
     │   ├── PositionPurged     ... the binlog that holds the wanted position is gone
     │   │   └── HistoryReplaced  ... it is of another history: a reset, a backup, another server
     │   ├── DumpBroken         ... it stumbled over its own binlog: damaged, or reset under the dump
@@ -57,6 +58,10 @@ class SourceUnavailable(SourceError):
     """The database cannot be reached or dropped the connection; the source tries again."""
 
     retryable = True
+
+
+class GtidsMissing(SourceUnavailable):
+    """Transactions without GTIDs lie behind the position: it is gone on from by file and offset."""
 
 
 class PositionPurged(SourceError):

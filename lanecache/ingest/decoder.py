@@ -95,6 +95,7 @@ class Decoder:
         server_id: int = 0,
         lineage: Lineage = NO_LINEAGE,
         counts: DecoderCounts | None = None,
+        gtids: bool = False,
         reread: bool = False,
     ) -> None:
         """Begin behind ``position``.
@@ -108,6 +109,7 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             lineage: that server, and the last transaction before ``position``.
             counts: goes on from these.
+            gtids: where positions have none, take MySQL's from the next file, which says them.
             reread: note the rows that can be read again, in ``Committed.partial``.
         """
         self.counts = counts if counts is not None else DecoderCounts()
@@ -125,6 +127,7 @@ class Decoder:
         self._file = position.file
         self._offset = position.offset
         self._gtids: GtidSet | None = position.gtids
+        self._takes_gtids = gtids
         self._open = False
         self._start: b.TransactionStart | None = None
         self._operations = self._nothing()
@@ -233,6 +236,8 @@ class Decoder:
                 if kind in _HEARTBEATS:
                     beat = b.parse_heartbeat(kind, data[start + 19 : stop], next_position)
                     self._beat(beat, last=end == block.spans[-1][1])
+                elif kind == b.PREVIOUS_GTIDS and self._gtids is None and self._takes_gtids:
+                    self._gtids = b.parse_previous_gtids(data[start + 19 : stop])
                 continue
             body = data[start + 19 : stop]
             if kind == _TABLE_MAP and body in announced:
@@ -379,6 +384,9 @@ class Decoder:
         else:
             self._start = b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID)
         self._start_us = self._start.original_us
+        if kind == b.ANONYMOUS_GTID:
+            # With gtid_mode = ON_PERMISSIVE and less; no set of GTIDs can say that it was read.
+            self._gtids = None
 
     def _void(self) -> Iterator[Output]:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""

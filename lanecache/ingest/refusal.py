@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from lanecache.errors import (
     DumpBroken,
+    GtidsMissing,
     HistoryReplaced,
     PositionPurged,
     SourceClash,
@@ -47,6 +48,7 @@ _BROKEN = (
     "did not pass",  # a checksum
     "exceeded max_allowed_packet",
 )
+_ANONYMOUS = "cannot replicate anonymous transaction when auto_position"
 _NO_BINLOG = ("binary log is not open",)
 
 _REMEDIES = {
@@ -117,6 +119,8 @@ def _dump_refusal(said: str, where: str) -> SourceError:
             f"the wanted position is not in the binlog of the database at {where} ({said}): "
             "was it restored, or is it another server? Start anew from another position"
         )
+    if _ANONYMOUS in lowered:
+        return GtidsMissing(f"the database at {where} cannot send its binlog by GTIDs: {said}")
     if any(part in lowered for part in _BROKEN):
         return DumpBroken(
             f"the database at {where} failed to read its own binlog ({said}): it is damaged, or was"
