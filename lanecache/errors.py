@@ -6,8 +6,10 @@
     ├── ConfigError            the configuration is wrong; nothing was started
     ├── SourceError            the database refused or cannot serve what is needed
     │   ├── SourceUnavailable  ... right now: it is tried again, for ever
+    │   │   └── GtidsMissing     ... by GTIDs: transactions without one lie behind the position
     │   ├── PositionPurged     ... the binlog that holds the wanted position is gone
     │   │   └── HistoryReplaced  ... it is of another history: a reset, a backup, another server
+    │   ├── DumpBroken         ... it stumbled over its own binlog: damaged, or reset under the dump
     │   ├── SourceClash        ... another replica uses the same server_id
     │   └── PasswordWithheld   ... whoever answers wants the password where others may hear it
     ├── BinlogError            bytes that are not a valid binlog; the position stays before them
@@ -60,6 +62,10 @@ class SourceUnavailable(SourceError):
     retryable = True
 
 
+class GtidsMissing(SourceUnavailable):
+    """Transactions without GTIDs lie behind the position: it is gone on from by file and offset."""
+
+
 class PositionPurged(SourceError):
     """The server no longer has the binlog from the wanted position on (error 1236)."""
 
@@ -69,6 +75,10 @@ class HistoryReplaced(PositionPurged):
 
     The server was reset or restored, or another one that lacks transactions has taken its place.
     """
+
+
+class DumpBroken(SourceError):
+    """The server failed to read its own binlog. The same place is tried a few times more."""
 
 
 class SourceClash(SourceError):

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from lanecache.errors import BinlogError
-from lanecache.gtid import Gtid, MariadbGtid, MysqlGtid
+from lanecache.gtid import Gtid, MariadbGtid, MysqlGtid, MysqlGtidSet
 
 QUERY, STOP, ROTATE, INTVAR = 2, 3, 4, 5
 APPEND_BLOCK, DELETE_FILE, RAND, USER_VAR, FORMAT_DESCRIPTION, XID = 9, 11, 13, 14, 15, 16
@@ -134,6 +134,14 @@ def parse_format_description(body: bytes) -> FormatDescription:
         mariadb=types >= MARIADB_ANNOTATE_ROWS,
         checksummed=algorithm == _CHECKSUM_CRC32,
     )
+
+
+def parse_previous_gtids(body: bytes) -> MysqlGtidSet:
+    """Parse a PREVIOUS_GTIDS body: all that was executed before the file."""
+    try:
+        return MysqlGtidSet.decode(body)
+    except ValueError as error:
+        raise BinlogError(f"the previous GTIDs event cannot be read: {error}") from error
 
 
 def parse_rotate(body: bytes) -> Rotate:

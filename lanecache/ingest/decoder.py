@@ -107,6 +107,7 @@ class Decoder:
         server_id: int = 0,
         lineage: Lineage = NO_LINEAGE,
         counts: DecoderCounts | None = None,
+        gtids: bool = False,
         reread: bool = False,
         lower_case_table_names: int | None = None,
         kept: Kept | None = None,
@@ -123,6 +124,7 @@ class Decoder:
             server_id: the server that is read; 0 where it is not known.
             lineage: that server, and the last transaction before ``position``.
             counts: goes on from these.
+            gtids: where positions have none, take MySQL's from the next file, which says them.
             reread: note the rows that can be read again, in ``Committed.partial``.
             lower_case_table_names: how the server compares names; ``None`` where it is not known.
             kept: goes on from what an earlier one knew of the tables.
@@ -147,6 +149,7 @@ class Decoder:
         self._file = position.file
         self._offset = position.offset
         self._gtids: GtidSet | None = position.gtids
+        self._takes_gtids = gtids
         self._open = False
         self._start: b.TransactionStart | None = None
         self._effect = Effect(self._nothing(), PartialRows() if reread else None)
@@ -273,6 +276,8 @@ class Decoder:
                 if kind in _HEARTBEATS:
                     beat = b.parse_heartbeat(kind, data[start + 19 : stop], next_position)
                     self._beat(beat, last=end == block.spans[-1][1])
+                elif kind == b.PREVIOUS_GTIDS and self._gtids is None and self._takes_gtids:
+                    self._gtids = b.parse_previous_gtids(data[start + 19 : stop])
                 continue
             body = data[start + 19 : stop]
             if kind == _TABLE_MAP and body in announced:
@@ -426,6 +431,9 @@ class Decoder:
         else:
             self._start = b.parse_gtid(body, anonymous=kind == b.ANONYMOUS_GTID)
         self._start_us = self._start.original_us
+        if kind == b.ANONYMOUS_GTID:
+            # With gtid_mode = ON_PERMISSIVE and less; no set of GTIDs can say that it was read.
+            self._gtids = None
 
     def _void(self) -> Iterator[Output]:
         """Drop a transaction that was never finished: the server crashed while it wrote it."""

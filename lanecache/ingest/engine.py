@@ -22,7 +22,9 @@ import msgspec
 from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
+    DumpBroken,
     EventUnknown,
+    GtidsMissing,
     HistoryReplaced,
     PasswordWithheld,
     PositionPurged,
@@ -30,6 +32,7 @@ from lanecache.errors import (
     SourceError,
     SourceUnavailable,
 )
+from lanecache.gtid import MYSQL
 from lanecache.ingest.address import parse_source_url, unverified
 from lanecache.ingest.attempts import Attempts
 from lanecache.ingest.binlog import only_heartbeats
@@ -129,6 +132,7 @@ class Ingest:
         self._attempts = Attempts(self._source.reconnect_delay_max_s)
         self._position: Position | None = None
         self._lineage = NO_LINEAGE
+        self._by_file = False  # whether transactions without GTIDs lie behind the position
         self._verified = False  # whether the server was just asked for what the targets hold
         # What is offered as soon as the source streams, before any of its transactions.
         self._clears: list[_Clear] = []
@@ -179,15 +183,15 @@ class Ingest:
         """
         self._offering.begin()
         self._clears = []
-        await self._reach_server()
-        position = await self._begin(checkpoints)
-        self._position = position
         try:
+            await self._reach_server()
+            self._position = await self._begin(checkpoints)
             while True:
                 try:
                     if await self._follow(once=once):
                         return
                 except SourceUnavailable as error:
+                    self._by_file = isinstance(error, GtidsMissing)
                     await self._pause(error)
                 except SourceClash as error:
                     if self._source.server_id is not None:
@@ -202,7 +206,7 @@ class Ingest:
                     await self._begin_anew(error)
                 except EventUnknown:
                     raise
-                except BinlogError as error:
+                except (BinlogError, DumpBroken) as error:
                     self._damaged_tries += 1
                     in_file = isinstance(self.server, BinlogFiles)
                     if in_file or self._damaged_tries >= _DAMAGED_TRIES_MAX:
@@ -410,6 +414,10 @@ class Ingest:
             for claim in (Claim(position, self._lineage), *self._offering.ahead().values()):
                 await self._require(claim)
         self._verified = False
+        by_file = self._by_file or not facts.gtids
+        self._by_file = False
+        if position.gtids is not None and facts.flavor == MYSQL and by_file:
+            self._position = position = self._without_gtids(position, facts)
         end = await self.server.position() if once else None
         async with self._open(position, facts, once=once) as stream:
             decoder = Decoder(
@@ -421,6 +429,7 @@ class Ingest:
                 server_id=facts.server_id,
                 lineage=msgspec.structs.replace(self._lineage, server=facts.identity),
                 counts=self._counts,
+                gtids=facts.flavor == MYSQL and facts.gtids,
                 reread=isinstance(self.server, Server),
                 kept=self._kept,
                 clock=anyio.current_time,
@@ -458,6 +467,29 @@ class Ingest:
                 f"the database ended the dump at {reached}, before its end at {end}"
             )
         return True
+
+    def _without_gtids(self, position: Position, facts: ServerFacts) -> Position:
+        """Give a position as file and offset, for a MySQL that cannot go on from its GTIDs.
+
+        It can with ``gtid_mode = ON`` alone, and where no transaction without one comes. Of those a
+        set does not say how far they were read; file and offset do, on the server that they are of.
+
+        Raises:
+            SourceError: the place in this server's files is not known.
+        """
+        if not position.file or self._lineage.server not in ("", facts.identity):
+            raise SourceError(
+                f"{self._where} has gtid_mode = {facts.gtid_mode}, which cannot go on from the"
+                f" GTIDs {position.gtids}, and where they end in its files is not known: set"
+                " gtid_mode step by step to ON, or give the source another name to start it anew"
+            )
+        logger.warning(
+            "source: %s has gtid_mode = %s, or transactions without GTIDs: going on by file and"
+            " offset, which another server does not know, until a file begins with gtid_mode = ON",
+            self._where,
+            facts.gtid_mode,
+        )
+        return msgspec.structs.replace(position, gtids=None)
 
     async def _identify(self) -> ServerFacts:
         """Ask what the server is, and keep to that one until the stream ends."""

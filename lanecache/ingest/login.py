@@ -38,6 +38,9 @@ async def log_in(address: SourceAddress, *, timeout_s: float) -> Connection:
     except Exception as error:
         connection.close()
         raise explain(error, address) from error
+    except BaseException:
+        connection.close()  # given up in the middle
+        raise
     return connection
 
 

@@ -7,7 +7,15 @@ MySQL, ``sql/sql_repl.cc`` of MariaDB.
 
 from __future__ import annotations
 
-from lanecache.errors import PositionPurged, SourceClash, SourceError, SourceUnavailable
+from lanecache.errors import (
+    DumpBroken,
+    GtidsMissing,
+    HistoryReplaced,
+    PositionPurged,
+    SourceClash,
+    SourceError,
+    SourceUnavailable,
+)
 
 _DUMP_FAILED = 1236
 _SAME_SERVER_ID = 4052  # MariaDB's own number for it
@@ -23,10 +31,24 @@ _PURGED = (
 _NOT_THERE = (
     "not in the master's binlog",  # MariaDB: the wanted GTID is ahead of the server
     "is missing the gtid",  # MariaDB with strict mode
+    "more recent gtid",  # MariaDB: the wanted one conflicts with its binlog
     "has more gtids than the",  # MySQL
     "impossible position",  # both, by file
     "position > file size",
 )
+# The server stumbled over its own binlog: it is damaged, or was reset or purged under the dump.
+# What is asked before the next dump tells which.
+_BROKEN = (
+    "could not find next log",
+    "truncated in the middle of event",
+    "reading log e",  # I/O, memory and unknown errors
+    "reading log index",
+    "the binary log index file",
+    "bogus data in log event",
+    "did not pass",  # a checksum
+    "exceeded max_allowed_packet",
+)
+_ANONYMOUS = "cannot replicate anonymous transaction when auto_position"
 _NO_BINLOG = ("binary log is not open",)
 
 _REMEDIES = {
@@ -64,8 +86,9 @@ _CLIENT_PLUGIN = 2059
 def refusal(code: int, message: str, where: str) -> SourceError:
     """Make the error for what the server at ``where`` answered.
 
-    Gives a ``SourceUnavailable`` for what passes by itself, ``PositionPurged`` and ``SourceClash``
-    for what error 1236 says in its message, and a ``SourceError`` for the rest.
+    Gives a ``SourceUnavailable`` for what passes by itself; ``PositionPurged``,
+    ``HistoryReplaced``, ``DumpBroken`` and ``SourceClash`` for what error 1236 says in its message;
+    and a ``SourceError`` for the rest.
     """
     said = " ".join(message.split()).rstrip(".")
     if code in (_DUMP_FAILED, _SAME_SERVER_ID):
@@ -92,9 +115,16 @@ def _dump_refusal(said: str, where: str) -> SourceError:
             f"({said}): start anew from another position, and keep binlogs for longer"
         )
     if any(part in lowered for part in _NOT_THERE):
-        return PositionPurged(
+        return HistoryReplaced(
             f"the wanted position is not in the binlog of the database at {where} ({said}): "
             "was it restored, or is it another server? Start anew from another position"
+        )
+    if _ANONYMOUS in lowered:
+        return GtidsMissing(f"the database at {where} cannot send its binlog by GTIDs: {said}")
+    if any(part in lowered for part in _BROKEN):
+        return DumpBroken(
+            f"the database at {where} failed to read its own binlog ({said}): it is damaged, or was"
+            " reset; see what the server's log says"
         )
     if any(part in lowered for part in _NO_BINLOG):
         return SourceError(f"the database at {where} writes no binlog: start it with log_bin")

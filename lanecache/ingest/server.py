@@ -381,11 +381,14 @@ class Server:
     async def is_replica(self) -> bool:
         """Tell whether the server is, or may be, a replica of another one.
 
-        It may where the user may not see it (MariaDB: SLAVE MONITOR; MySQL: REPLICATION CLIENT).
+        It may where the user may not see it (MariaDB: SLAVE MONITOR, and it has been one some time;
+        MySQL: REPLICATION CLIENT).
         """
         facts = await self._known_facts()
         if facts.flavor == MARIADB:
             rows = await self._query_if_allowed("SHOW ALL SLAVES STATUS")
+            if rows is None:
+                return bool(await self._value("gtid_slave_pos"))
         else:
             new = facts.version >= (8, 0, 22)
             rows = await self._query_if_allowed(

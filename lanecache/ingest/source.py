@@ -166,6 +166,11 @@ def dump_command(
             f"the position {position} is one of {gtids.flavor}, but the database is "
             f"{facts.flavor} {facts.version_text}: was the source replaced by another one?"
         )
+    if isinstance(gtids, MysqlGtidSet) and not facts.gtids:
+        raise SourceError(
+            f"the database has gtid_mode = {facts.gtid_mode}, which cannot go on from the GTIDs"
+            f" {gtids}: set gtid_mode = ON step by step"
+        )
     if isinstance(gtids, MysqlGtidSet):
         encoded = gtids.encode()
         payload = struct.pack(
