@@ -148,7 +148,14 @@ def load_config(
             raise ConfigError("lanes is missing: this section must be there", path="lanes")
         check_modules(config.ingest.modules)
         check_lanes(config.lanes, config.sinks, needed=not config.ingest.modules)
-        named = msgspec.structs.replace(config.source, name=source_name(config.source))
+        name = source_name(config.source)
+        if name.endswith(":chain"):
+            raise ConfigError(
+                f"source.name must not end in :chain, as {name!r} does: in Redis such a key belongs"
+                " to another source's position",
+                path="source.name",
+            )
+        named = msgspec.structs.replace(config.source, name=name)
         config = msgspec.structs.replace(config, source=named)
     for name in ("transaction_bytes_max", "event_bytes_max"):
         check_bytes(getattr(config.limits, name), f"limits.{name}")

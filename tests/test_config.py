@@ -461,6 +461,18 @@ def test_reserved_variables_are_left_alone() -> None:
     assert "LANECACHE_SERVERSX" in str(fault(plain(), {"LANECACHE_SERVERSX": "x"}))
 
 
+def test_the_name_of_a_source_is_not_that_of_a_key_beside_a_position() -> None:
+    with pytest.raises(ConfigError, match="must not end in :chain") as caught:
+        load_config(
+            {
+                "source": {"name": "shop:chain", "url": "mysql://u@h"},
+                "sinks": {"main": {"url": "redis://h"}},
+                "lanes": [{"table": "a.b", "key": "b:{id}"}],
+            }
+        )
+    assert caught.value.path == "source.name"
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KEYS_MAX = 4096
 
 # A lane may write what looks like a position; forgotten, it would not be set again at once.
-_OWN_PREFIXES = ("lanecache:position:", "lanecache:chain:")
+_POSITION_PREFIX = "lanecache:position:"
 
 Spared = Callable[[str, "Position"], bool]
 """Tells of a key and its transaction's position whether the target has that write already."""
@@ -53,6 +53,6 @@ class Lookahead:
     def _walk(self, transaction: Transaction) -> Iterator[str]:
         spared, position = self._spared, transaction.position
         for key in transaction.operations.keys():  # noqa: SIM118  a method of its own, no mapping
-            if key.startswith(_OWN_PREFIXES) or (spared is not None and spared(key, position)):
+            if key.startswith(_POSITION_PREFIX) or (spared is not None and spared(key, position)):
                 continue
             yield key

@@ -44,7 +44,7 @@ from lanecache.sinks.redis_chain import Chain, Link, agrees
 from lanecache.sinks.redis_commands import (
     EXEC,
     MULTI,
-    OWN_PREFIXES,
+    POSITION_PREFIX,
     Piece,
     common_prefix,
     encode_forget,
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lanecache.sinks.redis")
 
 _SCAN_COUNT = 2000
-_OWN_PREFIXES_BYTES = tuple(prefix.encode() for prefix in OWN_PREFIXES)
+_POSITION_PREFIX_BYTES = POSITION_PREFIX.encode()
 
 # How often an idle Redis is looked at: whether it lives, and holds the position that was written.
 _LOOK_S = 2.0
@@ -89,7 +89,7 @@ class RedisSink:
     With ``redis+sentinel`` Sentinels say, at each opening, which server is the primary.
 
     Follows :class:`lanecache.operation.Sink`. The checkpoint is at ``lanecache:position:SOURCE``,
-    and what shows that it belongs to the data beside it at ``lanecache:chain:SOURCE``.
+    and what shows that it belongs to the data beside it at ``lanecache:position:SOURCE:chain``.
 
     Args:
         config: URL and limits.
@@ -185,7 +185,7 @@ class RedisSink:
             await self._clear(protocol, prefixes, Lookahead(None))
         for transaction in run:
             keys = transaction.operations.keys()
-            for piece in encode_forget(key for key in keys if not key.startswith(OWN_PREFIXES)):
+            for piece in encode_forget(key for key in keys if not key.startswith(POSITION_PREFIX)):
                 await protocol.room(len(piece.data), self._config.window_bytes_max)
                 self._checked(protocol, piece)
                 await protocol.writable()
@@ -522,7 +522,7 @@ class RedisSink:
             doomed = [
                 key
                 for key in keys
-                if key.startswith(encoded) and not key.startswith(_OWN_PREFIXES_BYTES)
+                if key.startswith(encoded) and not key.startswith(_POSITION_PREFIX_BYTES)
             ]
             for piece in encode_forget(doomed):
                 self._checked(protocol, piece)

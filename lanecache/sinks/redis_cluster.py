@@ -67,7 +67,7 @@ from lanecache.sinks.lookahead import Lookahead
 from lanecache.sinks.redis_address import Address, TargetKind
 from lanecache.sinks.redis_cluster_clear import clear_cluster
 from lanecache.sinks.redis_cluster_writes import SlotWrites, in_one_slot
-from lanecache.sinks.redis_commands import OWN_PREFIXES, fold_run
+from lanecache.sinks.redis_commands import POSITION_PREFIX, fold_run
 from lanecache.sinks.redis_connection import STILL_S, checked_target, longest_value_bytes
 from lanecache.sinks.redis_nodes import RedisNodes, Request
 from lanecache.sinks.redis_positions import (
@@ -208,7 +208,7 @@ class RedisClusterSink:
             key
             for transaction in run
             for key in transaction.operations.keys()  # noqa: SIM118  no mapping
-            if not key.startswith(OWN_PREFIXES)
+            if not key.startswith(POSITION_PREFIX)
             and (replay is None or not replay.applied(key, transaction.position))
         )
 

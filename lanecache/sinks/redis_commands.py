@@ -22,13 +22,10 @@ MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 
 POSITION_PREFIX = "lanecache:position:"
-"""Where positions live, one key a source."""
+"""Where positions live, and what goes with them. A ``Clear`` leaves them alone."""
 
-CHAIN_PREFIX = "lanecache:chain:"
-"""Where the sums live that go with them (``redis_chain``)."""
-
-OWN_PREFIXES = (POSITION_PREFIX, CHAIN_PREFIX)
-"""What a ``Clear`` leaves alone."""
+CHAIN_SUFFIX = ":chain"
+"""Of the key beside a position that holds the sum which goes with it (``redis_chain``)."""
 
 # Redis closes the connection on a longer argument (``proto-max-bulk-len``, 512 MB by default), so
 # sending one would fail again and again; such a key is forgotten instead (law 1).
@@ -56,7 +53,7 @@ def position_key(source: str) -> str:
 
 def chain_key(source: str) -> str:
     """Name the key that holds the sum that goes with the position of ``source``."""
-    return CHAIN_PREFIX + source
+    return POSITION_PREFIX + source + CHAIN_SUFFIX
 
 
 def writer_name(source: str) -> str:
