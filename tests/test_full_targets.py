@@ -18,7 +18,7 @@ from lanecache.pipeline import _Outlet
 from lanecache.servers import Redis
 from lanecache.sinks.memory import MemorySink
 from lanecache.sinks.redis import RedisSink
-from lanecache.sinks.redis_commands import OWN_PREFIXES
+from lanecache.sinks.redis_commands import POSITION_PREFIX
 from lanecache.statistics import LinkState
 from lanecache.testing.sink_contract import SOURCE, transaction
 
@@ -48,7 +48,7 @@ class Full:
 
     def values(self) -> dict[str, bytes]:
         strings = {key.decode(): value for key, value in self.redis.strings.items()}
-        return {key: value for key, value in strings.items() if not key.startswith(OWN_PREFIXES)}
+        return {key: value for key, value in strings.items() if not key.startswith(POSITION_PREFIX)}
 
 
 @contextlib.asynccontextmanager
