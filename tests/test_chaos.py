@@ -122,18 +122,15 @@ async def test_a_connection_that_swallows_everything_is_replaced_by_a_new_one(
         config = chaos_config(
             through(proxy, database), schema, redis_server.url(), source={"heartbeat_s": 0.3}
         )
-        async with (
-            lanecache.start(config) as service,
-            writing(ChaosWriter(database, schema)) as writer,
-        ):
-            await writer.wait_beyond(20)
-            swallowing.pause()
-            proxy.target_host, proxy.target_port = database.host, database.port
-            await until(lambda: not ready(service), 10)
-            # The control connection is dead as well, and nobody would say so for a long time.
-            await until(lambda: ready(service), 10)
-            await writer.wait_beyond(writer.number + 20)
-            writer.stop()
+        async with lanecache.start(config) as service:
+            async with writing(ChaosWriter(database, schema)) as writer:
+                await writer.wait_beyond(20)
+                swallowing.pause()
+                proxy.target_host, proxy.target_port = database.host, database.port
+                await until(lambda: not ready(service), 10)
+                # The control connection is dead as well, and nobody would say so for a long time.
+                await until(lambda: ready(service), 10)
+                await writer.wait_beyond(writer.number + 20)
             await assert_equal(service, database, schema, redis_server)
 
 
