@@ -203,7 +203,8 @@ class Backlog:
                 dropped += isinstance(write, Set)
                 if write.key not in operations.by_key:
                     operations.add(Delete(write.key))
-        self._folded = msgspec.structs.replace(last, operations=operations)
+        anew = first.anew or any(each.anew for each in tail)
+        self._folded = msgspec.structs.replace(last, operations=operations, anew=anew)
         account = _Account(
             operations.size_bytes + TRANSACTION_OVERHEAD_BYTES,
             sum(each.transactions for each in accounts),

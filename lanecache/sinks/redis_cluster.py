@@ -157,6 +157,13 @@ class RedisClusterSink:
         nodes = self._connected()
         first = 0
         while self._replay is not None and first < len(run):
+            if run[first].anew:
+                # Positions from before it say nothing of what comes: there is no horizon any more.
+                held, self._replay = self._replay.take_count(), None
+                await self._step(nodes, run[first].operations, run[first])
+                await self._settle(run[first], held + 1)
+                first += 1
+                break
             await self._apply_again(nodes, self._replay, run[first])
             first += 1
         rest = run[first:]
@@ -246,6 +253,7 @@ class RedisClusterSink:
         self._succession.claim(checkpoint, self._writer, others)
         if horizon is not None:
             self._replay = Replay(standing)
+            return msgspec.structs.replace(checkpoint, ahead=(horizon,))
         return checkpoint
 
     def _refuse_conflict(self, records: Mapping[int, Record]) -> None:
