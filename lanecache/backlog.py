@@ -252,7 +252,8 @@ class Backlog:
                 dropped += isinstance(write, Set)
                 if write.key not in operations.by_key and not write.key.startswith(cleared):
                     operations.add(Delete(write.key))
-        self._append_folded(last, operations, accounts)
+        anew = first.anew or any(each.anew for each in tail)
+        self._append_folded(last, operations, accounts, anew=anew)
         if tail:
             self._told(dropped)
 
@@ -268,10 +269,11 @@ class Backlog:
         for prefix in prefixes:
             operations.clear(prefix)
         last = self.queued[-1]
+        anew = any(each.anew for each in self.queued)
         accounts = list(reversed(self._accounts))
         self.queued.clear()
         self._accounts.clear()
-        self._append_folded(last, operations, accounts)
+        self._append_folded(last, operations, accounts, anew=anew)
         assert self._folded is not None
         self._ahead.append(self._folded)
         self._told(dropped)
@@ -282,10 +284,15 @@ class Backlog:
         return first is self._folded and set(prefixes) <= set(first.operations.clears())
 
     def _append_folded(
-        self, last: Transaction, operations: OperationSet, accounts: Sequence[_Account]
+        self,
+        last: Transaction,
+        operations: OperationSet,
+        accounts: Sequence[_Account],
+        *,
+        anew: bool,
     ) -> None:
         """Queue what some transactions were folded into; ``accounts`` are theirs, newest first."""
-        self._folded = msgspec.structs.replace(last, operations=operations)
+        self._folded = msgspec.structs.replace(last, operations=operations, anew=anew)
         account = _Account(
             operations.size_bytes + TRANSACTION_OVERHEAD_BYTES,
             sum(each.transactions for each in accounts),

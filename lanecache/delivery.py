@@ -31,6 +31,7 @@ from lanecache.operation import (
     Position,
     Sink,
     Transaction,
+    Version,
 )
 from lanecache.statistics import LinkState, SinkStatistics
 
@@ -116,13 +117,20 @@ class Delivery:
         self._offered = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._detached = False
+        self._beginning: Version | None = None  # of what waits, with which the source begins anew
 
     # What the engine calls.
 
     @property
     def position(self) -> Position | None:
-        """How far the target holds the source's changes; ``None`` before anything was stored."""
-        return None if self._checkpoint is None else self._checkpoint.position
+        """How far the target holds the source's changes.
+
+        ``None`` before anything was stored, and while the source begins anew there: what is stored
+        until then may be of another history, whose numbers mean something else.
+        """
+        if self._checkpoint is None or self._beginning is not None:
+            return None
+        return self._checkpoint.position
 
     @property
     def full(self) -> bool:
@@ -157,6 +165,8 @@ class Delivery:
         if self._detached:
             return
         self._backlog.offer(transaction)
+        if transaction.anew:
+            self._beginning = transaction.version
         self._offered.set()
 
     @property
@@ -250,6 +260,7 @@ class Delivery:
     def _void(self) -> None:
         self._backlog.void()
         self._vouched = self._to_vouch = None
+        self._beginning = None
         self._wake()
 
     async def run(self) -> None:
@@ -338,6 +349,8 @@ class Delivery:
         done.durable_at = time.time()
         self._backoff.reset()
         self._checkpoint = Checkpoint.of(settled.last, self._writer)
+        if self._beginning is not None and settled.last.version >= self._beginning:
+            self._beginning = None
         self._wake()
 
     # Losing and finding the target.

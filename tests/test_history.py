@@ -19,6 +19,7 @@ from lanecache.errors import ConfigError, HistoryReplaced, LanecacheError, Sourc
 from lanecache.http.page import render_page
 from lanecache.servers import DatabaseServer, MariaDb, MySql, Redis
 from lanecache.service import Service
+from lanecache.testing.binlog import BinlogBuilder
 from lanecache.testing.plugin import DatabaseChoice, NewDatabase, NewServer
 from lanecache.testing.proxy import FaultProxy
 
@@ -371,4 +372,30 @@ async def test_a_position_of_gtids_is_gone_on_from_where_mysql_serves_them_no_mo
                 await service.wait_for(await lanecache.commit_token(session.connection))
             assert await redis.get("t:1") == b'{"id":1,"n":9}'
             assert await redis.get("t:2") is not None
+        await redis.flushall()
+
+
+async def test_files_that_were_replaced_by_others_of_the_same_names_are_noticed(
+    tmp_path: Path, redis_server: Redis
+) -> None:
+    def write(name: str, began_at: int) -> str:
+        events = BinlogBuilder(began_at=began_at)
+        events.transaction(("write", [(1, name)]))
+        return events.save(tmp_path)
+
+    lane = {"table": "shop.product", "key": "product:{id}"}
+    url = write("one", 1_700_000_000)
+    config = settings(url, lane, sink=redis_server.url(), start="earliest")
+    async with redis_server.client() as redis:
+        await redis.flushall()
+        async with lanecache.start(config) as service:
+            await service.wait()
+        assert await redis.get("product:1") == b'{"id":1,"name":"one"}'
+        write("two", 1_700_000_009)
+        source = config["source"] | {"on_purged": "clear"}
+        service = await lanecache.start(config | {"source": source})
+        await service.wait()
+        assert await redis.get("product:1") == b'{"id":1,"name":"two"}'
+        write("six", 1_700_000_099)
+        assert "were the files replaced?" in await refused(config, HistoryReplaced)
         await redis.flushall()

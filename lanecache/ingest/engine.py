@@ -10,7 +10,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -304,7 +312,7 @@ class Ingest:
                 self._lineage = msgspec.structs.replace(self._lineage, file_began_at=0)
             logger.info("source: going on from %s", position)
         else:
-            start = _start_behind(lost) if lost else self._source.start
+            start = self._start_behind(lost.values()) if lost else self._source.start
             position = await self._answer(partial(self.server.resolve_start, start))
             logger.info("source: no position is stored, beginning at %s (%s)", start, position)
         self._offering.skip_up_to(
@@ -349,10 +357,22 @@ class Ingest:
     async def _require(self, claim: Claim) -> None:
         if isinstance(self.server, Server):
             await require_history(self.server, self._source, claim)
+        else:
+            await self.server.require_history(claim)
+
+    def _start_behind(self, gaps: Iterable[PositionPurged]) -> str:
+        """Choose where to go on behind a gap, with everything cleared.
+
+        Behind a purge at the oldest position that there is: all of it is new to the caches. In
+        another history at the newest: what lies before may be older than what readers have seen.
+        Files are all of the past, and are played from their beginning.
+        """
+        replaced = any(isinstance(gap, HistoryReplaced) for gap in gaps)
+        return "latest" if replaced and isinstance(self.server, Server) else "earliest"
 
     def _may_clear(self, error: PositionPurged) -> None:
         if self._source.on_purged == "stop":
-            place = "newest" if isinstance(error, HistoryReplaced) else "oldest"
+            place = "newest" if self._start_behind([error]) == "latest" else "oldest"
             raise type(error)(
                 f'{error}; or set source.on_purged = "clear" to empty the lanes and go on from the'
                 f" {place} position"
@@ -361,7 +381,7 @@ class Ingest:
     async def _begin_anew(self, error: PositionPurged) -> None:
         """Go on with nothing in the caches, if the configuration says so."""
         self._may_clear(error)
-        start = _start_behind({"": error})
+        start = self._start_behind([error])
         position = await self._answer(partial(self.server.resolve_start, start))
         logger.error(
             "source: %s; clearing every lane's keys and going on from the %s position, %s"
@@ -729,16 +749,6 @@ class _Clear(msgspec.Struct, frozen=True):
     position: Position
     why: str
     kept: Claim | None = None
-
-
-def _start_behind(lost: Mapping[str, PositionPurged]) -> str:
-    """Choose where to go on behind a gap, with everything cleared.
-
-    Behind a purge at the oldest position that there is: all of it is new to the caches. In another
-    history at the newest: what lies before may be older than what readers have seen.
-    """
-    replaced = any(isinstance(error, HistoryReplaced) for error in lost.values())
-    return "latest" if replaced else "earliest"
 
 
 def _earliest(positions: Mapping[str, Position], where: str) -> str:

@@ -16,13 +16,19 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote
 
 import anyio.to_thread
 import msgspec
 
-from lanecache.errors import BinlogError, ConfigError, PositionPurged, SourceError
+from lanecache.errors import (
+    BinlogError,
+    ConfigError,
+    HistoryReplaced,
+    PositionPurged,
+    SourceError,
+)
 from lanecache.gtid import MARIADB, MYSQL, Gtid, GtidSet, MariadbGtid, MariadbGtidSet, MysqlGtidSet
 from lanecache.gtid import parse_gtid_set as parse_gtids
 from lanecache.ingest import binlog as b
@@ -38,6 +44,9 @@ from lanecache.ingest.file_stream import (
 from lanecache.ingest.framing import EVENT_BYTES_MAX
 from lanecache.ingest.paced_stream import PacedStream
 from lanecache.operation import Position
+
+if TYPE_CHECKING:
+    from lanecache.ingest.history import Claim
 
 SCHEME = "file://"
 
@@ -63,6 +72,7 @@ class BinlogFile(msgspec.Struct, frozen=True):
 
     ``before`` is what was executed before the file, as far as it says so; ``anonymous`` tells
     whether its first transaction has no GTID, and is ``None`` where there is no transaction.
+    ``began_at`` is when the file was begun, in seconds since 1970.
     """
 
     path: Path
@@ -71,6 +81,7 @@ class BinlogFile(msgspec.Struct, frozen=True):
     checksummed: bool
     before: GtidSet | None
     anonymous: bool | None
+    began_at: int = 0
 
     @property
     def name(self) -> str:
@@ -295,6 +306,20 @@ class BinlogFiles:
     async def catalogue(self) -> None:
         """Give nothing: files do not say which views, triggers and routines there are."""
 
+    async def require_history(self, claim: Claim) -> None:
+        """Make sure that the file in which a target stands is the one that it was.
+
+        Raises:
+            HistoryReplaced: another file has its name.
+        """
+        known = claim.lineage.file_began_at if claim.lineage is not None else 0
+        for file in await self.files() if known else ():
+            if file.name == claim.position.file and file.began_at not in (0, known):
+                raise HistoryReplaced(
+                    f"{file.path} is another file than the one of that name in which the caches"
+                    f" stand, at {claim.position}: were the files replaced?"
+                )
+
     async def open(self, position: Position, reached: Callable[[], Position | None]) -> FileStream:
         """Open the stream of all events behind ``position``.
 
@@ -397,12 +422,14 @@ def read_head(path: Path) -> BinlogFile:
     description: b.FormatDescription | None = None
     before: GtidSet | None = None
     anonymous: bool | None = None
+    began_at = 0
     with opened(path) as file:
         try:
             for kind, event in _head_events(file):
                 if kind == b.FORMAT_DESCRIPTION:
                     # In a relay log the source's own follows, which decides what its events are.
                     description = b.parse_format_description(event[b.HEADER_BYTES :])
+                    began_at = b.unpack_header(event)[0]
                     continue
                 if description is None:
                     break
@@ -436,6 +463,7 @@ def read_head(path: Path) -> BinlogFile:
         description.checksummed,
         before,
         anonymous,
+        began_at,
     )
 
 

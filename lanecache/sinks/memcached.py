@@ -19,6 +19,8 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lanecache.errors import SinkFull, SinkUnavailable
 from lanecache.operation import (
     TRANSACTION_OVERHEAD_BYTES,
@@ -191,6 +193,11 @@ class MemcachedSink:
         if checkpoint is not None:
             self._succession.claimed = checkpoint.version
             self._lanes.update(checkpoint.lanes)
+            records = [link.record for link in opened.links if link.record is not None]
+            parts = (found.reaching, *(record.applied for record in records))
+            ahead = [part for part in parts if part and part.position != checkpoint.position]
+            if ahead:
+                return msgspec.structs.replace(checkpoint, ahead=ahead)
         return checkpoint
 
     def _refuse_conflict(self, record: Record) -> None:
@@ -312,6 +319,14 @@ class MemcachedSink:
         assert reaching is not None
         for index, transaction in enumerate(step):
             operations = transaction.operations
+            if transaction.anew:
+                # Positions from before it say nothing of what comes: nothing is reached any more.
+                self._reaching = None
+                held, self._held = [*self._held, *step[index:]], []
+                self._held_bytes = 0
+                for part in cut(held, self._step_bytes_max):
+                    await self._apply_step(part)
+                return
             if operations.clears() and not self._held and next(operations.writes(), None) is None:
                 await self._apply_step((transaction,))
                 continue
@@ -340,6 +355,9 @@ class MemcachedSink:
         last = step[-1]
         self._lanes.update(last.lanes)
         operations = last.operations
+        if any(each.anew for each in step):
+            for link in self._links.values():
+                link.skip = None
         if operations.clears():
             await self._clear_all(operations.clears())
         applied = Checkpoint.of(last, self._writer)

@@ -179,6 +179,13 @@ class RedisClusterSink:
         nodes = self._connected()
         first = 0
         while self._replay is not None and first < len(run):
+            if run[first].anew:
+                # Positions from before it say nothing of what comes: there is no horizon any more.
+                held, self._replay = self._replay.take_count(), None
+                await self._step(nodes, run[first].operations, run[first])
+                await self._settle(run[first], held + 1)
+                first += 1
+                break
             await self._apply_again(nodes, self._replay, run[first])
             first += 1
         rest = run[first:]
@@ -298,6 +305,8 @@ class RedisClusterSink:
         await self._claim(nodes, records, standing, checkpoint)
         others = [record.node.writer for record in records.values() if record.node is not None]
         self._succession.claim(checkpoint, self._writer, others)
+        if standing.horizon is not None:
+            return msgspec.structs.replace(checkpoint, ahead=(standing.horizon,))
         return checkpoint
 
     async def _claim(

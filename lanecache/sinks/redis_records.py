@@ -132,11 +132,17 @@ def stand(records: Mapping[int, Record]) -> Standing:
             if not least.position.covers(record.node.position):
                 return Standing(None, {}, None, stale)
             least = record.node
-    marks = [record.begun for record in records.values() if record.begun is not None]
+    # A mark that is older than its nodes' position is behind it, whatever its numbers say: the
+    # source has begun anew since, in another history.
+    later = least.version
+    begun = [record.begun for record in records.values() if record.begun is not None]
+    marks = [mark for mark in begun if mark.version > later]
     ahead = {
         slot: record.slot.position
         for slot, record in records.items()
-        if record.slot is not None and not least.position.covers(record.slot.position)
+        if record.slot is not None
+        and record.slot.version > later
+        and not least.position.covers(record.slot.position)
     }
     marks += [record.slot for slot, record in records.items() if slot in ahead and record.slot]
     beyond = [mark for mark in marks if not least.position.covers(mark.position)]

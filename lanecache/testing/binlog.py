@@ -37,10 +37,16 @@ class BinlogBuilder:
         mariadb: whose events to write.
         checksummed: whether every event ends with its CRC32.
         file: the name of the binlog file.
+        began_at: when the file was begun, in seconds since 1970.
     """
 
     def __init__(
-        self, *, mariadb: bool = False, checksummed: bool = True, file: str = "binlog.000001"
+        self,
+        *,
+        mariadb: bool = False,
+        checksummed: bool = True,
+        file: str = "binlog.000001",
+        began_at: int = COMMITTED_AT,
     ) -> None:
         self.mariadb = mariadb
         self.file = file
@@ -48,6 +54,7 @@ class BinlogBuilder:
         self._events: list[bytes] = []
         self._offset = 4
         self._numbers = 0
+        self._began_at = began_at
         self.describe()
 
     def event(
@@ -79,7 +86,7 @@ class BinlogBuilder:
         body += bytes([1 if self._checksummed else 0])
         if not self._checksummed:
             body += bytes(4)
-        self.event(b.FORMAT_DESCRIPTION, body)
+        self.event(b.FORMAT_DESCRIPTION, body, timestamp=self._began_at)
 
     def rotate(self, file: str, offset: int = 4, *, artificial: bool = False) -> None:
         """Add a ROTATE to another file."""
