@@ -313,6 +313,10 @@ def test_a_statement_clears_what_it_reaches_where_that_is_known(mariadb: bool) -
         ("INSERT INTO x.plain SELECT * FROM shop.product", False),
         ("CREATE VIEW x.w AS SELECT * FROM product", False),
         ("DELETE FROM x.w", True),
+        # A MERGE table shows the rows of its members.
+        ("CREATE TABLE x.all (id INT) ENGINE = MERGE UNION = (shop.product)", False),
+        ("CREATE VIEW x.u AS SELECT * FROM x.all", False),
+        ("UPDATE x.u SET id = 1", True),
         ("FROBNICATE", True),
         ("UPDATE x.plain SET a = 1", True),
     ):

@@ -752,7 +752,7 @@ class Decoder:
             reason += ", nor be told which tables it reaches"
             cleared = self._mapping.clear_all(self._effect.operations)
         else:
-            cleared = self._clear_tables(reached)
+            cleared = self._clear_tables({*reached, *self._tables.merged_with(reached)})
         for prefix in cleared:
             self._invalidated(Problem(lane="", scope=f"{prefix}*", reason=reason))
 

@@ -279,12 +279,7 @@ class Tables:
         Gives whether the catalogue has to be read again; and further tables that the statement may
         change, or that a link which it ends may have changed.
         """
-        merged = [
-            other
-            for table in tables
-            if table not in changes.dropped
-            for other in self._cascades.merged_with(table)
-        ]
+        merged = self.merged_with(table for table in tables if table not in changes.dropped)
         learnt, missed = self._cascades.follow(changes, at)
         if learnt:
             self._forget_shapes()
@@ -292,6 +287,10 @@ class Tables:
             self.forget_schemas(changes.redefined)
         wanted = learnt or changes.doubtful or bool(changes.weakened)
         return wanted, sorted({*merged, *missed})
+
+    def merged_with(self, tables: Iterable[TableName]) -> list[TableName]:
+        """Give the tables that share rows with one of these, by a MERGE table."""
+        return [other for table in tables for other in self._cascades.merged_with(table)]
 
     def forget_schemas(self, names: Iterable[tuple[str, str]] | None = None) -> None:
         """Forget what was provided for these tables (all, without an argument): DDL came."""
