@@ -83,6 +83,8 @@ def with_schema(
             filled["sql_type"] = t.ZEROFILL if zerofill else today.data_type
         if column.hidden != today.hidden:
             filled["hidden"] = today.hidden
+        if today.generated == "virtual":
+            filled["virtual"] = True
         columns.append(msgspec.structs.replace(column, **filled))
     row_end = [index for index, today in enumerate(found) if today.ends_history]
     key = sorted(
@@ -129,8 +131,8 @@ def with_unproven_schema(table_map: TableMap, completed: TableMap) -> TableMap:
     """Take from a schema that may be another one than that of the event what has to be feared.
 
     A DECIMAL that is ZEROFILL in it cannot be given. One that is not was none, or becomes none by
-    a later DDL, which clears the table's keys; and so does one by which a column is hidden, or not
-    any more.
+    a later DDL, which clears the table's keys; and so does one by which a column is hidden or
+    VIRTUAL, or not any more.
     """
     return msgspec.structs.replace(
         table_map,
@@ -138,6 +140,7 @@ def with_unproven_schema(table_map: TableMap, completed: TableMap) -> TableMap:
             msgspec.structs.replace(
                 column,
                 hidden=known.hidden,
+                virtual=known.virtual,
                 sql_type=t.UNPROVEN_ZEROFILL if known.sql_type == t.ZEROFILL else column.sql_type,
             )
             for column, known in zip(table_map.columns, completed.columns, strict=True)

@@ -62,7 +62,8 @@ class ColumnType(msgspec.Struct, frozen=True):
     to come from the schema: MariaDB's INET4, INET6 and UUID look like BINARY(4) and BINARY(16), its
     old temporal types do not tell their fraction digits, and a DECIMAL UNSIGNED may be ZEROFILL.
 
-    ``hidden``: the server has it for itself, and no ``SELECT *`` gives it.
+    ``hidden``: the server has it for itself, and no ``SELECT *`` gives it. ``virtual``: it is
+    computed as it is read, as far as the schema was asked.
     """
 
     type: int
@@ -77,6 +78,7 @@ class ColumnType(msgspec.Struct, frozen=True):
     labels: tuple[bytes, ...] | None = None
     sql_type: str | None = None
     hidden: bool = False
+    virtual: bool = False
 
 
 class TableMap(msgspec.Struct, frozen=True):
