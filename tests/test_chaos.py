@@ -446,7 +446,7 @@ async def test_a_purged_position_stops_the_run_or_clears_as_told(
     assert code == 3, runner.log
     last = runner.log.splitlines()[-1]
     assert last.startswith("lanecache: the database at")
-    assert "has purged the binlog from the wanted position on" in last
+    assert "has purged" in last
     assert "on_purged" in last
     assert "Traceback" not in runner.log
     assert await cached(redis_server) == before

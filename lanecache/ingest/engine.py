@@ -314,7 +314,16 @@ class Ingest:
         else:
             start = self._start_behind(lost.values()) if lost else self._source.start
             position = await self._answer(partial(self.server.resolve_start, start))
-            logger.info("source: no position is stored, beginning at %s (%s)", start, position)
+            if not lost:
+                logger.info("source: no position is stored, beginning at %s (%s)", start, position)
+        for name, gap in lost.items():
+            logger.error(
+                "sink %s: %s; clearing every lane's keys and going on from %s (on_purged ="
+                ' "clear")',
+                name,
+                gap,
+                position,
+            )
         self._offering.skip_up_to(
             {
                 name: Claim(found.position, found.lineage)
@@ -326,7 +335,7 @@ class Ingest:
             checkpoint = stored.get(name)
             if checkpoint is None:
                 # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
-                why = str(lost.get(name, "no position is stored there"))
+                why = _CUT_OFF if name in lost else "no position is stored there"
                 self._clears.append(_Clear(name, tuple(self._lanes[name]), position, why))
                 continue
             changed = {prefix for prefix, _ in checkpoint.lanes.items() ^ self._lanes[name].items()}
@@ -391,9 +400,8 @@ class Ingest:
             position,
         )
         self._offering.begin_anew()
-        why = "it cannot be gone on from its position"
         self._clears = [
-            _Clear(name, tuple(self._lanes[name]), position, why) for name in self._outlets
+            _Clear(name, tuple(self._lanes[name]), position, _CUT_OFF) for name in self._outlets
         ]
         self._position = position
         self._lineage = NO_LINEAGE
@@ -736,6 +744,9 @@ class Ingest:
         self._counts.reread_rows += len(settled)
         committed = Committed(effects, self._position, time.time(), lineage=self._lineage)
         self._offering.offer(committed, effects)
+
+
+_CUT_OFF = "it cannot be gone on from its position"
 
 
 class _Clear(msgspec.Struct, frozen=True):
