@@ -345,9 +345,5 @@ def parse_mariadb_gtid(body: bytes, server_id: int) -> TransactionStart:
         raise BinlogError("the MariaDB GTID event is too short")
     sequence, domain, flags = _unpack_mariadb_gtid(body)
     gtid = MariadbGtid(domain, server_id, sequence)
-    return TransactionStart(
-        gtid,
-        bool(flags & _MARIADB_STANDALONE),
-        0.0,
-        can_be_undone=bool(flags & _MARIADB_TRANSACTIONAL),
-    )
+    standalone, can_be_undone = flags & _MARIADB_STANDALONE, flags & _MARIADB_TRANSACTIONAL
+    return TransactionStart(gtid, bool(standalone), 0.0, 0, bool(can_be_undone))

@@ -467,12 +467,8 @@ class Decoder:
         if start is not None:
             committed_at = start.committed_at or committed_at
             if start.gtid is not None and self._gtids is not None:
-                self._last_gtid, self._last_us, self._last_xid = (
-                    start.gtid,
-                    self._start_us,
-                    self._xid,
-                )
-                self._xid = 0
+                self._last_gtid, self._last_us = start.gtid, self._start_us
+                self._last_xid, self._xid = self._xid, 0
                 try:
                     self._gtids = self._gtids.add(start.gtid)
                 except TypeError as error:
@@ -481,9 +477,10 @@ class Decoder:
                         file=self._file,
                         offset=self._offset,
                     ) from error
-        effect, partial = self._effect, self._effect.partial
+        effect = self._effect
+        partial, resume = effect.partial, self._prepared.resume
         self._effect = Effect(self._nothing(), partial)
-        if touches and self._prepared:
+        if touches and resume is not None:
             self._prepared.touched(effect.operations)
         # Nearly always there is nothing to settle: that is told here, for the sake of speed.
         if effect.rolled_back or effect.overflowed:
@@ -491,7 +488,7 @@ class Decoder:
         else:
             rows = partial.take(effect.operations) if partial is not None else ()
         # Positional arguments here and below: this is run for each transaction.
-        position = Position(self._gtids, self._file, self._offset, self._prepared.resume)
+        position = Position(self._gtids, self._file, self._offset, resume)
         lineage = Lineage(
             self._server, self._file_began_at, self._last_gtid, self._last_us, self._last_xid
         )
@@ -500,7 +497,7 @@ class Decoder:
         )
         self.counts.transactions += 1
         self._ends_at = position
-        if position.resume is not None:
+        if resume is not None:
             self._ends_at = msgspec.structs.replace(position, resume=None)
         self._open = False
         self._start = None

@@ -34,7 +34,13 @@ class Effect(msgspec.Struct, eq=False):
 
     def __bool__(self) -> bool:
         """Whether there is anything of a transaction in it."""
-        return self.overflowed or self.rolled_back or any(self.operations)
+        if self.overflowed or self.rolled_back:
+            return True
+        # Asked at the begin of each transaction: without a call for each set.
+        for operations in self.operations:  # noqa: SIM110
+            if operations.by_key or operations.prefixes:
+                return True
+        return False
 
     @property
     def size_bytes(self) -> int:

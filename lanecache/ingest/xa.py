@@ -81,9 +81,6 @@ class PreparedTransactions:
         held.effect.rolled_back = True
         return held.effect
 
-    def __bool__(self) -> bool:
-        return bool(self._held)
-
     def touched(self, operations: Sequence[OperationSet]) -> None:
         """Take note of what others do meanwhile: what is held of these keys is not the last word.
 
