@@ -11,6 +11,7 @@ from lanecache.config import LaneConfig
 from lanecache.errors import BinlogError, EventUnknown
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
+from lanecache.ingest.cascades import Links
 from lanecache.ingest.catalogue import Catalogue, parse_definitions
 from lanecache.ingest.decoder import Decoder
 from lanecache.ingest.framing import Block
@@ -298,6 +299,30 @@ def test_a_statement_is_read_in_its_context(sql: bytes, status: bytes, cleared: 
     builder.query(sql, status=status)
     (committed,) = Reading(table="shop.表").feed(builder)
     assert operations(committed) == ([Clear("product:")] if cleared else [])
+
+
+@pytest.mark.parametrize("known", [frozenset({("shop", "product")}), frozenset(), None])
+def test_a_rewrite_of_rows_that_are_computed_clears(
+    known: frozenset[tuple[str, str]] | None,
+) -> None:
+    """By the session's time zone, say: an index may be added by writing every row anew."""
+    reading = Reading()
+    reading.decoder.learn_links(Links(computed=known))
+    builder = BinlogBuilder()
+    cleared = []
+    for sql in (
+        "ALTER TABLE product ADD INDEX (id)",
+        "OPTIMIZE TABLE product",
+        "CREATE TABLE IF NOT EXISTS product (id INT, a INT AS (id) STORED)",
+        "CREATE INDEX i ON product (id)",
+        "ALTER TABLE other COMMENT 'x'",
+    ):
+        builder.gtid()
+        builder.query(sql)
+        (committed,) = reading.feed(builder)
+        cleared.append(operations(committed) == [Clear("product:")])
+    # The third statement tells of such a column, and clears nothing itself.
+    assert cleared == [known != frozenset(), known != frozenset(), False, True, False]
 
 
 def test_a_statement_clears_what_it_reaches_where_that_is_known(mariadb: bool) -> None:

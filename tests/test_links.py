@@ -61,7 +61,6 @@ def test_a_foreign_key_is_learnt_from_the_statement_that_makes_it(sql: str) -> N
         "CREATE TABLE child (id INT, pid INT, FOREIGN KEY (pid) REFERENCES p (id))",
         "CREATE TABLE child (pid INT, FOREIGN KEY (pid) REFERENCES p (id) ON DELETE RESTRICT)",
         "CREATE TEMPORARY TABLE child (pid INT REFERENCES p(id) ON DELETE CASCADE)",
-        "CREATE TABLE child LIKE other",
         "CREATE TABLE child (id INT COMMENT 'FOREIGN KEY (x) REFERENCES p (id) ON DELETE CASCADE')",
         "GRANT REFERENCES ON shop.p TO someone",
         "CREATE PROCEDURE x() ALTER TABLE child ADD FOREIGN KEY (a) REFERENCES p(id)"
@@ -71,6 +70,13 @@ def test_a_foreign_key_is_learnt_from_the_statement_that_makes_it(sql: str) -> N
 )
 def test_what_makes_no_key_that_acts_is_not_taken_for_one(sql: str) -> None:
     assert read_link_changes(sql, "shop") == LinkChanges()
+
+
+def test_a_parent_without_a_schema_is_in_that_of_the_child() -> None:
+    """Seen on both servers, whatever the current schema is."""
+    sql = "ALTER TABLE x.child ADD FOREIGN KEY (pid) REFERENCES p (id) ON DELETE CASCADE"
+    assert keys_of(sql) == {ForeignKey(("x", "child"), ("x", "p"), "id", True, False)}
+    assert keys_of(f"/*!50000{sql} */") == keys_of(sql)
 
 
 def test_references_behind_a_column_counts_where_the_server_takes_it() -> None:
@@ -107,6 +113,10 @@ def test_each_column_that_a_key_refers_to_is_known() -> None:
         ("ALTER TABLE p RENAME COLUMN a TO c", LinkChanges()),
         ("CREATE UNIQUE INDEX i ON p (a)", LinkChanges(redefined=frozenset({P}))),
         ("DROP INDEX i ON p", LinkChanges(redefined=frozenset({P}))),
+        ("CREATE TABLE child LIKE p", LinkChanges(copied=((P, CHILD),))),
+        ("CREATE TABLE p (a INT, b INT AS (a) STORED)", LinkChanges(computed=frozenset({P}))),
+        ("ALTER TABLE p ADD b INT AS (a) PERSISTENT", LinkChanges(computed=frozenset({P}))),
+        ("ALTER TABLE p ADD b INT AS (a) VIRTUAL", LinkChanges()),
         ("ALTER TABLE child ADD FOREIGN KEY (a) REFERENCES", LinkChanges(doubtful=True)),
         ("DROP TABLE 'unclosed", LinkChanges(doubtful=True)),
     ],

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanecache.errors import PositionPurged, SourceClash, SourceError, SourceUnavailable
+from lanecache.errors import (
+    HistoryReplaced,
+    PositionPurged,
+    SourceClash,
+    SourceError,
+    SourceUnavailable,
+)
 from lanecache.ingest.framing import OVERSIZED_KEPT_BYTES, PACKET_PAYLOAD_MAX, EventFramer
 from lanecache.ingest.protocol import BinlogProtocol
 
@@ -132,7 +138,7 @@ def test_an_oversized_event_keeps_its_beginning_and_its_true_size() -> None:
     [
         (1236, "Could not find first log file name in binary log index file", PositionPurged),
         (1236, "Error: connecting slave requested to start from GTID 0-1-9, which is not in the "
-         "master's binlog", PositionPurged),
+         "master's binlog", HistoryReplaced),
         (1236, "A slave with the same server_uuid/server_id as this slave has connected to the "
          "master; the first event 'x' at 4", SourceClash),
         (1227, "Access denied; you need (at least one of) the REPLICATION SLAVE privilege(s) for "

@@ -185,6 +185,9 @@ def test_names_in_a_text_are_found_with_what_qualifies_them() -> None:
         ("", "a"), ("a", "b"), ("b", "c"), ("", "x"), ("", "e")
     }  # fmt: skip
     assert mentions_of("EXECUTE s", UTF8) is None
+    # Behind a dot the servers take these for names.
+    assert mentions_of("UPDATE a.1e5 SET b = 1", UTF8) is None
+    assert mentions_of("UPDATE a.0xab SET b = 1", UTF8) is None
     assert mentions_of("'", UTF8) is None
     ansi_off = Context("utf8mb4", 0)
     assert mentions_of('a "b"', ansi_off) == {("", "a")}

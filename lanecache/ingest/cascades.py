@@ -71,12 +71,14 @@ class Links(msgspec.Struct, frozen=True):
 
     All of them were there at ``position``, where the binlog ended just after the reading; ``None``
     where that is not known. ``cascades_logged``: what foreign keys do is in the binlog.
+    ``computed`` are the tables that have a STORED generated column; ``None``: any may have one.
     """
 
     foreign_keys: tuple[ForeignKey, ...] = ()
     merges: tuple[Merge, ...] = ()
     position: Position | None = None
     cascades_logged: bool = False
+    computed: frozenset[TableName] | None = frozenset()
 
 
 class LinkChanges(msgspec.Struct, frozen=True):
@@ -84,7 +86,9 @@ class LinkChanges(msgspec.Struct, frozen=True):
 
     ``dropped`` are tables that are gone, ``weakened`` those that may have lost a foreign key;
     ``renamed`` has old and new names, in order; ``redefined`` are tables whose rows may have other
-    hidden columns now. ``doubtful``: the text was not understood in full.
+    hidden columns now. ``computed`` are tables that may have a STORED generated column by it,
+    ``copied`` has tables and those that are defined as they are. ``doubtful``: the text was not
+    understood in full.
     """
 
     foreign_keys: frozenset[ForeignKey] = frozenset()
@@ -94,6 +98,8 @@ class LinkChanges(msgspec.Struct, frozen=True):
     weakened: frozenset[TableName] = frozenset()
     renamed: tuple[tuple[TableName, TableName], ...] = ()
     redefined: frozenset[TableName] = frozenset()
+    computed: frozenset[TableName] = frozenset()
+    copied: tuple[tuple[TableName, TableName], ...] = ()
     doubtful: bool = False
 
 
@@ -152,6 +158,8 @@ class Cascades:
         self._merges: set[Merge] = set()
         self._merged: dict[TableName, set[TableName]] = {}
         self._logged = False
+        # Names of tables that have, or had, a STORED generated column; None: any may.
+        self._computed: set[TableName] | None = set()
         self._known_from: Position | None = None  # from here on, no link is unknown
         self._was_read = False
         # Links of the catalogue that no statement made yet, and where it was read.
@@ -173,6 +181,10 @@ class Cascades:
         """
         changed = self._logged != links.cascades_logged
         self._logged = links.cascades_logged
+        if links.computed is None or self._computed is None:
+            self._computed = None
+        else:
+            self._computed.update(map(_folded, links.computed))
         new: set[ForeignKey | Merge] = {
             _folded_key(key) for key in links.foreign_keys if self._add(key)
         }
@@ -200,6 +212,11 @@ class Cascades:
         said = {*map(_folded_key, keys), *merges}
         for _, unsaid in self._unsaid:
             unsaid -= said
+        if self._computed is not None:
+            self._computed.update(map(_folded, changes.computed))
+            for old, new in (*changes.copied, *changes.renamed):
+                if _folded(old) in self._computed:
+                    self._computed.add(_folded(new))
         if changes.doubtful:
             # A link may have come that is gone before the catalogue is read.
             self._known_from = None
@@ -241,6 +258,14 @@ class Cascades:
         return _spelled(
             self._reached({key.child for key in self._of(parent) if key.acts_on_update})
         )
+
+    def may_compute(self, table: TableName) -> bool:
+        """Tell whether the table may have a STORED generated column.
+
+        A statement that writes its rows anew computes them anew too, by the ``time_zone`` or
+        ``lc_time_names`` of its session, and no setting of the text tells whether it does.
+        """
+        return self._computed is None or _folded(table) in self._computed
 
     def merged_with(self, table: TableName) -> list[TableName]:
         """Give the tables that share rows with this one."""

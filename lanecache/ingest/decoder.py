@@ -771,6 +771,8 @@ class Decoder:
             self._known_reach().learn(statement, query.sql, query.schema, context)
         if kind is StatementKind.HARMLESS:
             self._tables.forget_schemas(statement.tables)
+            if statement.rewrites:
+                self._clear_tables(filter(self._tables.may_compute, statement.tables))
         elif kind is StatementKind.TABLE_DDL:
             self._tables.forget_schemas(statement.tables)
             self._clear_tables(statement.tables)

@@ -297,7 +297,7 @@ class BinlogFiles:
 
     async def links(self) -> Links:
         """Give nothing: files do not say how the tables were linked when they begin."""
-        return Links()
+        return Links(computed=None)
 
     async def merges(self) -> tuple[()]:
         """Give nothing, as ``links`` does."""

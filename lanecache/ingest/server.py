@@ -52,6 +52,7 @@ from lanecache.ingest.schema import (
     COLUMNS_QUERY,
     PRIMARY_KEY_QUERY,
     ROW_HASHES_QUERY,
+    STORED_COLUMNS_QUERY,
     ColumnFacts,
     SchemaReading,
     parse_columns,
@@ -454,8 +455,14 @@ class Server:
         """Read how tables change one another, as far as the user sees; see ``Links``."""
         facts = await self._known_facts()
         keys, merges = await self.foreign_keys(), await self.merges()
+        computed = await self._tables_that_compute()
         position = await self._position_if_allowed()
-        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged)
+        return Links(tuple(keys), tuple(merges), position, facts.cascades_logged, computed)
+
+    async def _tables_that_compute(self) -> frozenset[TableName]:
+        """Read which tables have a STORED generated column, of those that the user may see."""
+        rows = await self.query(STORED_COLUMNS_QUERY)
+        return frozenset((text_of(row["s"]), text_of(row["t"])) for row in rows)
 
     async def foreign_keys(self) -> list[ForeignKey]:
         """Read the foreign keys whose cascades the binlog does not hold, as far as the user sees.

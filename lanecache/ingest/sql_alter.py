@@ -33,6 +33,7 @@ _OPTIONS: Final = frozenset(
         "ENCRYPTION",
         "ENCRYPTION_KEY_ID",
         "ENGINE_ATTRIBUTE",
+        "INSERT_METHOD",
         "KEY_BLOCK_SIZE",
         "LOCK",
         "MAX_ROWS",
@@ -90,7 +91,11 @@ def alter_table(cursor: Cursor, *, rows_may_go: bool) -> Statement:
     tables.update(new for _, new in renames)
     kind = StatementKind.TABLE_DDL if touches else StatementKind.HARMLESS
     return Statement(
-        kind, frozenset(tables), renames=tuple(renames), foreign_keys=frozenset(foreign_keys)
+        kind,
+        frozenset(tables),
+        rewrites=not touches,
+        renames=tuple(renames),
+        foreign_keys=frozenset(foreign_keys),
     )
 
 
@@ -110,7 +115,7 @@ def foreign_keys_of(cursor: Cursor, table: TableName) -> set[tuple[TableName, Ta
             cursor.index += 1
             continue
         try:
-            found.add((table, cursor.table()))
+            found.add((table, cursor.table(table[0])))
         except NotUnderstood:
             continue  # a column of that name, perhaps
     cursor.index = start

@@ -107,10 +107,14 @@ class Cursor:
         self.index += 1
         return token.text
 
-    def table(self) -> tuple[str, str]:
-        """Step over a table's name: ``t``, ``s.t``, ``.t``, or ``t.*`` as ``DELETE`` has it."""
+    def table(self, default_schema: str | None = None) -> tuple[str, str]:
+        """Step over a table's name: ``t``, ``s.t``, ``.t``, or ``t.*`` as ``DELETE`` has it.
+
+        One without a schema belongs to ``default_schema``, where that is another than the current.
+        """
+        current = self._default_schema if default_schema is None else default_schema
         if self.accept("."):
-            return self._default_schema, self._behind_dot()
+            return current, self._behind_dot()
         first = self.identifier()
         if self.word() == "." and self.word(1) != "*":
             self.index += 1
@@ -118,7 +122,7 @@ class Cursor:
             self.accept(".", "*")
             return first, second
         self.accept(".", "*")
-        return self._default_schema, first
+        return current, first
 
     def _behind_dot(self) -> str:
         """Step over a name behind a dot, which may be all digits there."""

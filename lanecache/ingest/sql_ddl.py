@@ -68,7 +68,6 @@ _HARMLESS_OBJECTS: Final = frozenset(
     [
         *_OBJECTS,
         "EVENT",
-        "SEQUENCE",
         "USER",
         "ROLE",
         "SERVER",
@@ -130,6 +129,9 @@ def create(cursor: Cursor) -> Statement:
         return Statement(StatementKind.SCHEMA_DDL, schema=schema) if replaces else HARMLESS
     if word == "INDEX":
         return _index(cursor)
+    if word == "SEQUENCE":
+        cursor.accept("IF", "NOT", "EXISTS")
+        return _tables_of(cursor.table()) if replaces else _defined(cursor.table())
     return _defined_object(cursor, word)
 
 
@@ -138,7 +140,7 @@ def _index(cursor: Cursor) -> Statement:
     if not cursor.find({"ON"}):
         return UNKNOWN
     cursor.index += 1
-    return _defined(cursor.table())
+    return Statement(StatementKind.HARMLESS, frozenset({cursor.table()}), rewrites=True)
 
 
 def _defined_object(cursor: Cursor, word: str) -> Statement:
@@ -178,7 +180,7 @@ def drop(cursor: Cursor) -> Statement:
     word = _object(cursor)
     if word == "TEMPORARY":
         return HARMLESS if cursor.word() in ("TABLE", "TABLES", "SEQUENCE") else UNKNOWN
-    if word in ("TABLE", "TABLES"):
+    if word in ("TABLE", "TABLES", "SEQUENCE"):
         cursor.accept("IF", "EXISTS")
         tables = [cursor.table()]
         while cursor.accept(","):
@@ -221,6 +223,9 @@ def alter(cursor: Cursor) -> Statement:
     word = _object(cursor)
     if word in ("DATABASE", "SCHEMA"):
         return _alter_schema(cursor)
+    if word == "SEQUENCE":
+        cursor.accept("IF", "EXISTS")
+        return _tables_of(cursor.table())
     if word != "TABLE":
         return _defined_object(cursor, word) if word == "VIEW" else _harmless_object(word)
     cursor.accept("IF", "EXISTS")
@@ -245,6 +250,14 @@ def _alter_schema(cursor: Cursor) -> Statement:
         while not cursor.at_end() and cursor.word() not in _OPTIONS_OF_SCHEMAS:
             cursor.index += 1
     return at_end(cursor, HARMLESS) if schema else UNKNOWN
+
+
+def optimize(cursor: Cursor) -> Statement:
+    """OPTIMIZE TABLE may write every row anew."""
+    repaired = repair(cursor)
+    if repaired.kind is not StatementKind.TABLE_DDL:
+        return repaired
+    return Statement(StatementKind.HARMLESS, repaired.tables, rewrites=True)
 
 
 def repair(cursor: Cursor) -> Statement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lanecache.ingest.sql_cursor import NotUnderstood
 from lanecache.ingest.sql_statement import HARMLESS, UNKNOWN, Statement, StatementKind
 
 if TYPE_CHECKING:
@@ -14,13 +15,29 @@ def dml(*tables: tuple[str, str]) -> Statement:
     return Statement(StatementKind.DML, frozenset(tables), may_touch_others=True)
 
 
-DML_OPTIONS: Final = frozenset(["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE"])
+INSERT_OPTIONS: Final = frozenset(["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "IGNORE"])
+_UPDATE_OPTIONS: Final = frozenset(["LOW_PRIORITY", "IGNORE"])
+_DELETE_OPTIONS: Final = frozenset(["LOW_PRIORITY", "QUICK", "IGNORE"])
+# Reserved by both servers: without quotes none of them is a table's name.
+_NO_NAMES: Final = frozenset(
+    [
+        *("FROM", "GROUP", "HAVING", "INTO", "JOIN", "LIMIT", "ON", "ORDER", "SELECT", "SET"),
+        *("STRAIGHT_JOIN", "USING", "VALUES", "WHERE"),
+    ]
+)
 
 
 def insert(cursor: Cursor) -> Statement:
-    cursor.skip(DML_OPTIONS)
+    cursor.skip(INSERT_OPTIONS)
     cursor.accept("INTO")
-    return dml(cursor.table())
+    return dml(_target(cursor))
+
+
+def _target(cursor: Cursor) -> tuple[str, str]:
+    """Step over the name of a table that is written."""
+    if cursor.word() in _NO_NAMES:
+        raise NotUnderstood
+    return cursor.table()
 
 
 def load(cursor: Cursor) -> Statement:
@@ -30,23 +47,24 @@ def load(cursor: Cursor) -> Statement:
         return UNKNOWN
     if not cursor.accept("INTO", "TABLE"):
         return UNKNOWN
-    return dml(cursor.table())
+    return dml(_target(cursor))
 
 
 def update(cursor: Cursor) -> Statement:
-    cursor.skip(DML_OPTIONS)
+    cursor.skip(_UPDATE_OPTIONS)
     tables = _references(cursor, {"SET"})
     return dml(*tables) if tables else UNKNOWN
 
 
 def delete(cursor: Cursor) -> Statement:
-    cursor.skip(DML_OPTIONS)
+    cursor.skip(_DELETE_OPTIONS)
     tables: set[tuple[str, str]] = set()
     if cursor.word() != "FROM":
         tables |= _references(cursor, {"FROM"})
     if not cursor.accept("FROM"):
         return UNKNOWN
-    stop = {"USING", "WHERE", "ORDER", "LIMIT", "RETURNING"}
+    # RETURNING, which is MariaDB's, may be an alias on MySQL: what stands behind it is read too.
+    stop = {"USING", "WHERE", "ORDER", "LIMIT"}
     tables |= _references(cursor, stop)
     if cursor.accept("USING"):
         tables |= _references(cursor, stop)
@@ -76,13 +94,15 @@ def _references(cursor: Cursor, stop: set[str]) -> set[tuple[str, str]]:
         elif word == ")":
             cursor.index += 1
             depth -= 1
-        elif word == "," or word.endswith("JOIN"):
+        elif word in (",", "JOIN", "STRAIGHT_JOIN"):
             cursor.index += 1
             wanted = True
-        elif wanted and word in ("LATERAL", "{"):
+        elif wanted and word == "{":
+            cursor.index += 2  # {OJ ...}, as ODBC has it
+        elif wanted and word == "LATERAL" and cursor.word(1) == "(":
             cursor.index += 1
         elif wanted and (word == "." or (token is not None and token.is_name)):
-            tables.add(cursor.table())
+            tables.add(_target(cursor))
             wanted = False
         else:
             cursor.index += 1

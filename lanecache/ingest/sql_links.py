@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 # As far as a statement is ever looked at (``sql_readings``).
 _HEAD_LENGTH: Final = 1024 * 1024
 
-# Nearly all statements that are not one of these are told apart without reading their tokens.
-_DEFINES: Final = re.compile(r"\b(?:CREATE|ALTER|DROP|RENAME)\b", re.IGNORECASE)
+# Nearly all statements that are not one of these are told apart without reading their tokens. The
+# digits of a version comment may stand before the word: /*!50000ALTER.
+_DEFINES: Final = re.compile(r"(?<![A-Z_$])(?:CREATE|ALTER|DROP|RENAME)\b", re.IGNORECASE)
 _VERSION: Final = re.compile(r"([0-9]+)\.")
 _MYSQL_INLINE_FROM: Final = 9
 _NOTHING: Final = LinkChanges()
@@ -96,6 +97,8 @@ def _union(readings: list[LinkChanges]) -> LinkChanges:
         ),
         tuple(dict.fromkeys(chain.from_iterable(each.renamed for each in readings))),
         frozenset(chain.from_iterable(each.redefined for each in readings)),
+        frozenset(chain.from_iterable(each.computed for each in readings)),
+        tuple(dict.fromkeys(chain.from_iterable(each.copied for each in readings))),
         any(each.doubtful for each in readings),
     )
 
@@ -113,6 +116,8 @@ class _Statement:
         self._weakened: set[TableName] = set()
         self._renamed: list[tuple[TableName, TableName]] = []
         self._redefined: set[TableName] = set()
+        self._computed: set[TableName] = set()
+        self._copied: list[tuple[TableName, TableName]] = []
 
     def read(self) -> LinkChanges:
         doubtful = False
@@ -128,6 +133,8 @@ class _Statement:
             frozenset(self._weakened),
             tuple(self._renamed),
             frozenset(self._redefined),
+            frozenset(self._computed),
+            tuple(self._copied),
             doubtful,
         )
 
@@ -206,6 +213,12 @@ class _Statement:
                 self._foreign_key(table, counts=columns_named or self._inline)
                 columns_named = False
                 continue
+            if word in ("STORED", "PERSISTENT"):
+                self._computed.add(table)
+            if word == "LIKE" and not alters and depth < 2:
+                cursor.index += 1
+                self._copied.append((cursor.table(), table))
+                continue
             if word == "FOREIGN" and cursor.word(1) == "KEY":
                 columns_named = True
             elif word == "UNION":
@@ -229,7 +242,8 @@ class _Statement:
     def _foreign_key(self, child: TableName, *, counts: bool) -> None:
         """Read a foreign key from the parent's name on; it may not count."""
         cursor = self._cursor
-        parent = cursor.table()
+        # Whatever schema is the current one (seen on both servers).
+        parent = cursor.table(child[0])
         columns = list(self._columns()) if cursor.word() == "(" else [""]
         acts = {"DELETE": False, "UPDATE": False}
         while True:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from lanecache.ingest.sql_cursor import NotUnderstood
-from lanecache.ingest.sql_dml import DML_OPTIONS
+from lanecache.ingest.sql_dml import INSERT_OPTIONS
 from lanecache.ingest.sql_readings import read_text
 from lanecache.ingest.sql_tokens import TextTooLong, Token, TokenKind
 from lanecache.table_names import fold
@@ -61,8 +61,11 @@ def _mentions(cursor: Cursor) -> set[Mention] | None:
         word = cursor.word()
         if word in ("PREPARE", "EXECUTE") or (word == "LANGUAGE" and cursor.word(1) != "SQL"):
             return None
-        if _is_name(token, behind_dot=cursor.index > 0 and cursor.word(-1) == "."):
+        behind_dot = cursor.index > 0 and cursor.word(-1) == "."
+        if _is_name(token, behind_dot=behind_dot):
             found.add((_qualifier(cursor), token.text))
+        elif behind_dot and token.kind in (TokenKind.NUMBER, TokenKind.HEXADECIMAL):
+            return None  # a name that looks like a number, 1e5 or 0xab
         cursor.index += 1
     return found
 
@@ -111,7 +114,7 @@ def _skip_to_values(cursor: Cursor) -> str:
         if cursor.accept("CALL"):
             return fold(cursor.table()[1])
         if cursor.accept_any({"INSERT", "REPLACE"}):
-            cursor.skip(DML_OPTIONS)
+            cursor.skip(INSERT_OPTIONS)
             cursor.accept("INTO")
             cursor.table()
     except NotUnderstood:

@@ -59,6 +59,9 @@ class Statement(msgspec.Struct, frozen=True):
     and functions do not show in it, for a table that is filled by a query as it is made, and for
     ``UNKNOWN``.
 
+    ``rewrites`` says of a ``HARMLESS`` one that it may write every row of its tables anew, and
+    compute generated columns as it does.
+
     What later statements may touch through it: ``objects`` are what this one defines, ``renames``
     tables' old and new names, ``foreign_keys`` a table and one that its definition refers to.
     """
@@ -68,6 +71,7 @@ class Statement(msgspec.Struct, frozen=True):
     schema: str = ""
     name: str = ""
     may_touch_others: bool = False
+    rewrites: bool = False
     objects: tuple[DefinedObject, ...] = ()
     renames: tuple[tuple[TableName, TableName], ...] = ()
     foreign_keys: frozenset[tuple[TableName, TableName]] = frozenset()

@@ -19,7 +19,7 @@ from typing import Final
 
 from lanecache.ingest.sql_context import UTF8, Context
 from lanecache.ingest.sql_cursor import Cursor, NotUnderstood, at_end
-from lanecache.ingest.sql_ddl import alter, create, drop, rename, repair, truncate
+from lanecache.ingest.sql_ddl import alter, create, drop, optimize, rename, repair, truncate
 from lanecache.ingest.sql_dml import anything, delete, dml, insert, load, update
 from lanecache.ingest.sql_readings import read_text
 from lanecache.ingest.sql_statement import HARMLESS, UNKNOWN, Statement, StatementKind, xid_text
@@ -82,6 +82,7 @@ def _cover(one: Statement, other: Statement) -> Statement:
         max(one.kind, other.kind, key=_MERGED.index),
         one.tables | other.tables,
         may_touch_others=one.may_touch_others or other.may_touch_others,
+        rewrites=one.rewrites or other.rewrites,
         objects=one.objects + other.objects,
         renames=one.renames + other.renames,
         foreign_keys=one.foreign_keys | other.foreign_keys,
@@ -224,7 +225,6 @@ _HARMLESS_VERBS: Final = frozenset(
         "FLUSH",
         "CHECK",
         "CHECKSUM",
-        "OPTIMIZE",
         "USE",
         "SHOW",
         "DESC",
@@ -279,4 +279,5 @@ _READERS: Final = {
     "SET": _set,
     "ANALYZE": _analyze,
     "REPAIR": repair,
+    "OPTIMIZE": optimize,
 }

@@ -210,8 +210,10 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
     columns = _with_hidden_hashes(columns)
     shown = sum(not column.hidden for column in columns)
     ends = [index for index, column in enumerate(columns) if may_end_history(column)]
+    # A column of one's own may be called like a hash: the schema tells, where it can be asked.
+    hashes = tuple(index for index, column in enumerate(columns) if column.hidden)
     if len(ends) < 2:
-        return msgspec.structs.replace(table_map, columns=columns)
+        return msgspec.structs.replace(table_map, columns=columns, perhaps_hidden=hashes)
     history = (shown - 2, shown - 1)
     if (
         tuple(columns[index].name for index in history) == IMPLICIT_HISTORY
@@ -227,13 +229,14 @@ def _with_doubts(table_map: TableMap, *, mariadb: bool) -> TableMap:
                 for index, column in enumerate(columns)
             ),
             row_end=ends[-1],
-            perhaps_hidden=history,
+            perhaps_hidden=(*history, *hashes),
         )
     # The end of a row's life is a part of the primary key, if there is one.
     key = table_map.primary_key
     return msgspec.structs.replace(
         table_map,
         columns=columns,
+        perhaps_hidden=hashes,
         may_be_versioned=not key or any(index in key for index in ends),
     )
 

@@ -288,6 +288,10 @@ class Tables:
         wanted = learnt or changes.doubtful or bool(changes.weakened)
         return wanted, sorted({*merged, *missed})
 
+    def may_compute(self, table: TableName) -> bool:
+        """Tell whether the table may have a column that is computed as a row is written."""
+        return self._cascades.may_compute(table)
+
     def merged_with(self, tables: Iterable[TableName]) -> list[TableName]:
         """Give the tables that share rows with one of these, by a MERGE table."""
         return [other for table in tables for other in self._cascades.merged_with(table)]
