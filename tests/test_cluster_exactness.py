@@ -32,8 +32,11 @@ from processes import Lanecache
 from lanecache.servers import DatabaseServer
 
 # Begins a new epoch without looking at what the cluster holds, as if each ingest were the first.
+# From the oldest binlog on, so that what has been seen comes again.
 POSITION_IGNORED = """
+import os
 from lanecache.cluster import sink
+os.environ["LANECACHE_SOURCE__START"] = "earliest"
 sink.ClusterSink._decode = lambda self, stored, source: None
 """
 
