@@ -21,7 +21,7 @@ from lanecache.servers import Redis, Valkey
 from lanecache.servers.programs import find_programs
 from lanecache.sinks.redis import RedisSink
 from lanecache.sinks.redis_chain import Chain, agrees
-from lanecache.sinks.redis_commands import chain_key, position_key
+from lanecache.sinks.redis_commands import Piece, chain_key, pack_command, position_key
 from lanecache.testing.sink_contract import SOURCE, Durable, transaction
 
 KEY = position_key(SOURCE).encode()
@@ -116,6 +116,26 @@ def test_a_sum_that_was_evicted_is_set_again_and_nothing_is_lost() -> None:
     third = chain.move(stored_by(3))
     assert third.step is None
     assert agrees(second.stored, None)
+
+
+def test_a_sum_that_was_lost_is_mended_by_what_is_missing() -> None:
+    chain = Chain(SOURCE, random.Random(1))
+    first = chain.move(stored_by(1))
+    assert chain.mend(first, [b"OK", None]) is None
+    second = chain.move(stored_by(2))
+    assert second.step is not None
+    assert second.total is not None
+    answers = [second.step, first.stored]
+    assert chain.followed(second, answers)
+    missing = second.total - second.step
+    assert chain.mend(second, answers) == Piece(
+        pack_command(("INCRBY", chain_key(SOURCE), missing)), 1
+    )
+    third = chain.move(stored_by(3))
+    assert third.step is not None
+    answers = [second.total + third.step, second.stored]
+    assert chain.followed(third, answers)
+    assert chain.mend(third, answers) is None
 
 
 def test_positions_of_earlier_versions_are_taken() -> None:
@@ -326,6 +346,81 @@ async def test_a_crash_between_the_exec_on_other_data_and_its_answer_loses_the_p
         assert await successor.open(SOURCE, "next", Durable()) is None
         await successor.close()
         assert KEY not in redis.strings
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+async def test_a_sum_that_was_evicted_alone_costs_no_position(before: int) -> None:
+    """However many transactions follow at once, and though nothing comes after them."""
+    async with FakeRedis() as redis:
+        durable = Durable()
+        sink = sink_for(redis.url, batch_bytes_max=1)
+        redis.strings[KEY] = stored_by(1)
+        await sink.open(SOURCE, "me", durable)
+        await sink.apply([counting(2)])
+        await durable.wait(1)
+        del redis.strings[SUM]
+        if before:
+            await sink.apply([counting(2 + n) for n in range(1, before + 1)])
+            await durable.wait(1 + before)
+        await sink.close()
+        assert agrees(redis.strings[KEY], redis.strings.get(SUM))
+        last = counting(2 + before)
+        successor = sink_for(redis.url)
+        found = await successor.open(SOURCE, "next", Durable())
+        assert found is not None
+        assert found.position == last.position
+        await successor.close()
+        assert set(values(redis).values()) == {b"%d" % (2 + before)}
+
+
+async def test_a_sum_that_is_evicted_while_its_position_is_claimed_costs_no_position() -> None:
+    def answer(command: Command) -> bytes | None:
+        if command[0] == b"MULTI":
+            redis.strings.pop(SUM, None)
+        return None
+
+    async with FakeRedis() as redis:
+        redis.strings[KEY] = stored_by(1)
+        first = sink_for(redis.url)
+        await first.open(SOURCE, "me", Durable())
+        await first.close()
+        redis.answer = answer
+        second = sink_for(redis.url)
+        assert await second.open(SOURCE, "next", Durable()) is not None
+        await second.close()
+        assert agrees(redis.strings[KEY], redis.strings[SUM])
+
+
+async def test_a_sum_whose_position_was_evicted_is_gone_on_from() -> None:
+    async with FakeRedis() as redis:
+        redis.strings[SUM] = b"17"
+        durable = Durable()
+        sink = sink_for(redis.url)
+        assert await sink.open(SOURCE, "me", durable) is None
+        await sink.apply([counting(1)])
+        await durable.wait(1)
+        await sink.close()
+        assert agrees(redis.strings[KEY], redis.strings[SUM])
+
+
+async def test_flushed_data_and_a_crash_at_once_are_not_taken_for_an_evicted_sum() -> None:
+    async with FakeRedis() as redis:
+        durable = Durable()
+        sink = sink_for(redis.url)
+        await sink.open(SOURCE, "me", durable)
+        await sink.apply([counting(1)])
+        await durable.wait(1)
+        redis.strings.clear()
+        connection = sink._connection
+        assert connection is not None
+        connection.protocol.data_received = lambda data: None  # type: ignore[method-assign]
+        before = redis.names().count("EXEC")
+        await sink.apply([transaction(2, Set("k:0", b"2"))])
+        await redis.wait_for("EXEC", before + 1)
+        connection.close()
+        successor = sink_for(redis.url)
+        assert await successor.open(SOURCE, "next", Durable()) is None
+        await successor.close()
 
 
 async def test_replaced_data_is_noticed_while_nothing_is_under_way(

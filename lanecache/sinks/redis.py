@@ -331,6 +331,7 @@ class RedisSink:
         if not chain.followed(link, replies):
             self._displaced = (link, replies[-1])
             raise self._replaced()
+        self._mend(protocol, link, replies)
         self._succession.claim(checkpoint, self._writer, [checkpoint.writer])
 
     async def _call_whole(self, protocol: RedisProtocol, piece: Piece) -> list[Any]:
@@ -443,7 +444,10 @@ class RedisSink:
             errors = [str(part) for part in replies if isinstance(part, hiredis.ReplyError)]
             if errors:
                 self._give_up(protocol, writes, errors)
-            elif count:
+                return
+            if link is not None:
+                self._mend(protocol, link, replies)
+            if count:
                 assert last is not None
                 self._values.accepted()
                 self._succession.claimed = last.version
@@ -463,6 +467,12 @@ class RedisSink:
             # Half a batch is discarded by Redis with its connection, which is of no more use.
             protocol.fail(SinkUnavailable("a transaction was cut short", sink=self.name))
             raise
+
+    def _mend(self, protocol: RedisProtocol, link: Link, replies: Sequence[Any]) -> None:
+        """Put right a sum that was lost, unless more is under way: its answers will tell again."""
+        if protocol.idle and (piece := self._chain.mend(link, replies)) is not None:
+            # Should Redis have no room for it, the next move finds it wrong again.
+            protocol.call(piece, tolerant=True)
 
     def _give_back(
         self,

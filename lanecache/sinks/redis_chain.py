@@ -21,6 +21,12 @@ that a copy from before is told from one that has what was forgotten.
 The sum is an optional field (``chain``) of the stored checkpoint. Positions without it, of earlier
 versions or where the user may not use ``INCRBY``, are taken as they are. So is one whose sum is not
 there: a server may evict that key, and every ``EXEC`` on other data leaves one that is wrong.
+
+When the key was evicted alone, the next ``EXEC`` leaves a wrong one too. Its answer to ``SET`` says
+that the data is what it was, so the sum is put right at once (``mend``), not with the next move: on
+a quiet source that may never come. A crash before that drops the position of good data. It has to:
+on data that was flushed, or that is another's, the same would be found, and believing it would
+leave what is stale there for ever.
 """
 
 from __future__ import annotations
@@ -118,8 +124,24 @@ class Chain:
             return False
         if link.step is not None and replies[-2] != link.total:
             # The position is the one that was written last, so the data is: only the sum was lost.
+            # It is set with the next move that is made, unless it is mended before.
             self._total = None
         return True
+
+    def mend(self, link: Link, replies: Sequence[Any]) -> Piece | None:
+        """Pack what puts a lost sum right; ``None`` where it is right, or cannot be added to.
+
+        It adds what is missing: on data that has been replaced since, no sum comes out right.
+
+        Args:
+            link: the move that was made last, and ``followed`` what it should have.
+            replies: its ``EXEC``'s answers.
+        """
+        if link.step is None or replies[-2] == link.total or type(replies[-2]) is not int:
+            return None
+        assert link.total is not None, "a step leads to a sum"
+        self._total = link.total
+        return Piece(pack_command(("INCRBY", self.chain_key, link.total - replies[-2])), 1)
 
     def undo(self, link: Link, was: bytes | None) -> Piece:
         """Pack what puts back the position that a move has replaced, and the sum with it."""
