@@ -114,7 +114,9 @@ async def check_lanes(config: Config, lanes: Lanes) -> list[Finding]:
             findings += found or [ok(f"the lanes of {schema}.{table} find their columns")]
             if not facts.virtual_columns_logged:
                 findings += _virtual_columns(facts, lanes, shape, columns)
-        findings += _cascades(await server.foreign_keys(), lanes)
+        keys = await server.foreign_keys()
+        findings += _cascades(keys, lanes)
+        findings += unseen_parents(keys, tables, lanes)
         findings += _merged(await server.merges(), lanes)
         findings += _elsewhere(await server.tables_elsewhere(), lanes)
         return findings
@@ -147,15 +149,11 @@ def _virtual_columns(
     return findings
 
 
-def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
+def _cascades(keys: Sequence[ForeignKey], lanes: Lanes) -> list[Finding]:
     """Warn of lanes whose tables foreign keys change without a word in the binlog."""
-    keys = list(keys)
-    cascades = Cascades()
-    cascades.learn(Links(tuple(keys)), Position(None))
     parents: dict[str, set[str]] = {}
     for parent in {key.parent for key in keys}:
-        reached = [*cascades.reached_by_delete(parent), *cascades.reached_by_update(parent)]
-        for child in reached:
+        for child in _reached(keys, parent):
             if lanes.wants(*child):
                 parents.setdefault(".".join(child), set()).add(".".join(parent))
     return [
@@ -167,6 +165,33 @@ def _cascades(keys: Iterable[ForeignKey], lanes: Lanes) -> list[Finding]:
         )
         for child, found in sorted(parents.items())
     ]
+
+
+def unseen_parents(
+    keys: Sequence[ForeignKey], tables: Iterable[TableName], lanes: Lanes
+) -> list[Finding]:
+    """Warn of parents whose own foreign keys the user may not see: they cannot be followed."""
+    seen = set(tables)
+    unseen = {
+        parent
+        for parent in {key.parent for key in keys} - seen
+        if any(lanes.wants(*child) for child in _reached(keys, parent))
+    }
+    return [
+        warning(
+            f"the user may not see {'.'.join(parent)}, which a foreign key of a lane's table refers"
+            " to: what it refers to itself is not known, and what cascades through it stays cached",
+            f"GRANT SELECT ON {'.'.join(parent)} to the user",
+        )
+        for parent in sorted(unseen)
+    ]
+
+
+def _reached(keys: Sequence[ForeignKey], parent: TableName) -> list[TableName]:
+    """Give the tables that a change of a parent may reach."""
+    cascades = Cascades()
+    cascades.learn(Links(tuple(keys)), Position(None))
+    return [*cascades.reached_by_delete(parent), *cascades.reached_by_update(parent)]
 
 
 def _merged(merges: Sequence[Merge], lanes: Lanes) -> list[Finding]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from lanecache.checks import unseen_parents
 from lanecache.config import LaneConfig
+from lanecache.finding import Severity
 from lanecache.gtid import parse_gtid_set
 from lanecache.ingest import binlog as b
 from lanecache.ingest.cascades import Cascades, ForeignKey, LinkChanges, Links, Merge
@@ -394,3 +396,16 @@ def test_an_update_that_ends_the_life_of_a_versioned_parent_is_its_deletion(neve
     _versioned(builder, (never, 1_700_000_000))
     lives, dies = Reading(catalogue=Links((CASCADE,))).feed(builder)
     assert (lives, dies) == ([], CLEARED)
+
+
+def test_a_parent_that_the_user_may_not_see_is_warned_of() -> None:
+    """What it refers to itself does not show either, and may cascade through it."""
+    keys = [
+        ForeignKey(CHILD, ("other", "mid"), "id", True, False),
+        ForeignKey(("x", "unmapped"), ("other", "far"), "id", True, False),
+    ]
+    lanes = Lanes([LaneConfig(table="shop.child", key="child:{id}")], ["main"])
+    (found,) = unseen_parents(keys, [CHILD, P], lanes)
+    assert found.severity is Severity.WARNING
+    assert found.remedy == "GRANT SELECT ON other.mid to the user"
+    assert unseen_parents(keys, [CHILD, ("other", "mid")], lanes) == []
