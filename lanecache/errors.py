@@ -74,7 +74,14 @@ class HistoryReplaced(PositionPurged):
     """The caches hold what the server never had, or not any more: its history is another one.
 
     The server was reset or restored, or another one that lacks transactions has taken its place.
+
+    Attributes:
+        because: what does not fit, of the server ("it lacks ..."); empty where it did not say.
     """
+
+    def __init__(self, message: str, *, because: str = "") -> None:
+        super().__init__(message)
+        self.because = because
 
 
 class DumpBroken(SourceError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lanecache.errors import (
     ConfigError,
+    HistoryReplaced,
     PositionPurged,
     SourceClash,
     SourceError,
@@ -15,6 +16,8 @@ from lanecache.errors import (
 from lanecache.finding import Finding, fault, ok, warning
 from lanecache.gtid import MARIADB, MYSQL
 from lanecache.ingest.address import SourceAddress, TlsMode, parse_source_url, unverified
+from lanecache.ingest.history import Claim
+from lanecache.ingest.history_check import require_history
 from lanecache.ingest.server import Server
 from lanecache.ingest.source import open_dump
 
@@ -50,7 +53,7 @@ async def check_source(
         findings += _check_way(address)
         findings += _check_settings(facts)
         findings += await _check_position(server, facts)
-        findings += await _check_start(server, facts, config.start)
+        findings += await _check_start(server, facts, config)
         findings += await _check_identity(server, config)
         findings.append(await _check_reach(server))
         if facts.log_bin:
@@ -180,7 +183,8 @@ async def _check_position(server: Server, facts: ServerFacts) -> list[Finding]:
     return findings
 
 
-async def _check_start(server: Server, facts: ServerFacts, start: str) -> list[Finding]:
+async def _check_start(server: Server, facts: ServerFacts, config: SourceConfig) -> list[Finding]:
+    start = config.start
     if not facts.log_bin or start == "latest":
         return []
     try:
@@ -192,6 +196,14 @@ async def _check_start(server: Server, facts: ServerFacts, start: str) -> list[F
     except SourceError as error:
         remedy = "choose another source.start; it counts where a target holds no position yet"
         return [warning(str(error), remedy)]
+    try:
+        await require_history(server, config, Claim(position), wait=False)
+    except HistoryReplaced as error:
+        return [
+            fault(f"source.start = {start!r} is no place of this database: {error.because}", "")
+        ]
+    except PositionPurged as error:
+        return [warning(str(error), "choose another source.start")]
     return [ok(f"source.start = {start} is at {position}")]
 
 

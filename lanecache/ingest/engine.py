@@ -30,6 +30,7 @@ import msgspec
 from lanecache.config import followed_source
 from lanecache.errors import (
     BinlogError,
+    ConfigError,
     DumpBroken,
     EventUnknown,
     GtidsMissing,
@@ -315,6 +316,7 @@ class Ingest:
             start = self._start_behind(lost.values()) if lost else self._source.start
             position = await self._answer(partial(self.server.resolve_start, start))
             if not lost:
+                await self._require_start(position)
                 logger.info("source: no position is stored, beginning at %s (%s)", start, position)
         for name, gap in lost.items():
             logger.error(
@@ -362,6 +364,18 @@ class Ingest:
                 self._may_clear(error)
                 lost[name] = error
         return lost
+
+    async def _require_start(self, position: Position) -> None:
+        """Make sure that the server has the place that the configuration says to begin at."""
+        try:
+            await self._answer(partial(self._require, Claim(position)))
+        except HistoryReplaced as error:
+            await self.server.close()
+            raise ConfigError(
+                f"source.start = {self._source.start!r} is no place of {self._where}:"
+                f" {error.because or error}",
+                path="source.start",
+            ) from error
 
     async def _require(self, claim: Claim) -> None:
         if isinstance(self.server, Server):

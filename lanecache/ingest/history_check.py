@@ -84,7 +84,8 @@ async def require_history(
         )
     raise HistoryReplaced(
         f"the caches hold what the database at {where} never had, or not any more:"
-        f" {judgement.because}; was it reset, restored from a backup, or is it another server?"
+        f" {judgement.because}; was it reset, restored from a backup, or is it another server?",
+        because=judgement.because,
     )
 
 

@@ -88,6 +88,8 @@ def explain(error: BaseException, address: SourceAddress) -> SourceError:
             f"what answers at {where} asks for a file of this machine (LOAD DATA LOCAL), which it "
             "does not get: check host and port in source.url"
         )
+    if isinstance(error, RuntimeError) and "socket instance" in str(error):
+        return SourceUnavailable(f"{where} closed the connection at once")
     if isinstance(error, RuntimeError) and "package is required" in str(error):
         return SourceError(
             f"logging in to {where} needs a package that is not installed ({error}): "
