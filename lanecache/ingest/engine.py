@@ -271,7 +271,8 @@ class Ingest:
         else:
             start = self._start_behind(lost.values()) if lost else self._source.start
             position = await self._answer(partial(self.server.resolve_start, start))
-            logger.info("source: no position is stored, beginning at %s (%s)", start, position)
+            why = "no stored position is left" if lost else "no position is stored"
+            logger.info("source: %s, beginning at %s (%s)", why, start, position)
         self._offering.skip_up_to(
             {
                 name: Claim(found.position, found.lineage)
@@ -283,7 +284,8 @@ class Ingest:
             checkpoint = stored.get(name)
             if checkpoint is None:
                 # Nothing is known of what lies under the lanes' prefixes: it must not be trusted.
-                why = str(lost.get(name, "no position is stored there"))
+                known = name in lost
+                why = "its position is gone" if known else "no position is stored there"
                 self._clears.append(_Clear(name, tuple(self._lanes[name]), position, why))
                 continue
             changed = {prefix for prefix, _ in checkpoint.lanes.items() ^ self._lanes[name].items()}
@@ -308,6 +310,12 @@ class Ingest:
                     await self._answer(partial(self._require, Claim(each.position, each.lineage)))
             except PositionPurged as error:
                 self._may_clear(error)
+                logger.error(
+                    "sink %s: %s; clearing every lane's keys there once the source streams"
+                    ' (on_purged = "clear")',
+                    name,
+                    error,
+                )
                 lost[name] = error
         return lost
 
