@@ -65,7 +65,7 @@ class Author:
             (4, self._interleaved),
             (4, self._xa),
             (9, self._session),
-            (3, self._in_charset),
+            (5, self._in_charset),
             (3, self._unlogged),
             (3, self._elsewhere),
             (3, self._objects),
