@@ -329,6 +329,29 @@ async def test_a_position_is_not_trusted_after_a_reset(
         await redis.flushall()
 
 
+async def test_a_reset_under_a_dump_that_lives_on_is_noticed(
+    new_server: NewServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    mysql = await new_server(MySql)
+    await mysql.execute(*TABLE, "INSERT INTO shop.t VALUES (1, 0), (2, 0)")
+    config = settings(mysql.url(), LANE, on_purged="clear")
+    async with lanecache.start(config) as service:
+        await mysql.execute(*(f"UPDATE shop.t SET n = {n}" for n in range(1, 9)))
+        await until(lambda: held(service) == both_at(8))
+        # What follows stays short of the old end: the dump has nothing to send, and says so.
+        await reset(mysql)
+        await mysql.execute(*(f"UPDATE shop.t SET n = {n} WHERE id = 1" for n in (20, 21)))
+        await until(lambda: 8 not in (row["n"] for row in held(service).values()))
+        assert "reset under the dump" in caplog.text
+        await until(lambda: service.statistics().ready)
+        await mysql.execute("UPDATE shop.t SET n = 30")
+        await until(lambda: held(service) == both_at(30))
+
+
+def both_at(n: int) -> dict[str, Any]:
+    return {f"t:{key}": {"id": key, "n": n} for key in (1, 2)}
+
+
 async def until_async(redis: Any, key: str, value: bytes | None) -> None:
     with anyio.fail_after(WAIT_S):
         while await redis.get(key) != value:

@@ -86,6 +86,42 @@ def test_what_was_vouched_for_lasts_through_a_reconnect_and_is_void_behind_it() 
     assert vouching.as_of is None
 
 
+def test_an_end_that_went_back_vouches_for_nothing() -> None:
+    vouching = Vouching()
+    vouching.begin(at(5))
+    assert not vouching.told(at(3), 99.0), "it had what the stream began behind"
+    assert not vouching.look(at(5), in_file(500))
+    assert vouching.told(at(8), 100.0)
+    assert vouching.look(at(9), in_file(900))
+    # As much as at the question before, and less than what was read then.
+    assert not vouching.told(at(8, 157, "binlog.000001"), 101.0)
+    assert not vouching.look(at(9), in_file(900))
+    assert vouching.as_of == 100.0
+    assert vouching.told(at(9), 102.0)
+    assert vouching.look(at(9), in_file(900))
+    assert vouching.as_of == 102.0
+
+
+def test_without_gtids_the_files_tell_that_the_end_went_back() -> None:
+    vouching = Vouching()
+    vouching.begin(in_file(4_000, "binlog.000009"))
+    vouching.told(in_file(400), 100.0)
+    assert vouching.look(in_file(400), in_file(500)), "it began by another server's place"
+    for end in (in_file(450), in_file(900, "binlog.000001")):
+        assert not vouching.told(end, 101.0)
+        assert not vouching.look(in_file(500), in_file(500))
+    assert vouching.as_of == 100.0
+
+
+def test_what_waits_for_a_semi_synchronous_replica_is_no_reset() -> None:
+    vouching = Vouching()
+    vouching.begin(at(5), semi_sync=True)
+    vouching.told(at(8), 100.0)
+    assert vouching.look(at(9), in_file(900))
+    assert vouching.told(at(8, 900), 101.0)
+    assert not vouching.told(at(7, 1000), 102.0)
+
+
 class Source:
     """Stands in for the connection that is asked."""
 
@@ -136,6 +172,13 @@ async def test_a_database_that_does_not_answer_vouches_for_nothing() -> None:
     await probed(source, vouching, lambda: source.asked > 3, at(3))
     assert vouching.as_of is None
     assert not vouching.refused
+
+
+async def test_the_probe_asks_again_where_the_end_went_back() -> None:
+    vouching = Vouching()
+    source = Source(at(2))
+    await probed(source, vouching, lambda: source.asked > 3, at(3))
+    assert vouching.as_of is None
 
 
 async def test_another_server_behind_a_proxy_vouches_for_nothing() -> None:

@@ -70,6 +70,7 @@ from lanecache.ingest.server import Server, ServerFacts
 from lanecache.ingest.source import BinlogStream, open_dump
 from lanecache.ingest.tables import Kept, NamedTable
 from lanecache.ingest.vouching import EndProbe, Vouching, interval_s
+from lanecache.ingest.watch import Stand, Watcher
 from lanecache.operation import NO_LINEAGE, Checkpoint, OperationSet, Position
 from lanecache.row import Problem
 from lanecache.statistics import LinkState, SourceStatistics
@@ -491,6 +492,8 @@ class Ingest:
                 group.start_soon(self._keep_reading_links, decoder, name="read links again")
                 self._start_rereader(group, facts)
                 self._start_probe(group, facts, decoder)
+                if not once:
+                    self._start_watcher(group, facts, stream, decoder)
                 try:
                     await self._read(stream, decoder)
                 except (SourceError, BinlogError) as error:
@@ -733,7 +736,7 @@ class Ingest:
         vouching, begun_at = self.vouching, self._position
         if vouching is None or begun_at is None or not isinstance(self.server, Server):
             return
-        vouching.begin(begun_at)
+        vouching.begin(begun_at, semi_sync=facts.semi_sync)
         server = Server(self.server.address, connect_timeout_s=self._source.connect_timeout_s)
 
         def look() -> bool:
@@ -744,6 +747,30 @@ class Ingest:
 
         probe = EndProbe(server, facts, vouching, look, every_s=interval_s(self._config))
         group.start_soon(probe.run, name="ask where the source ends")
+
+    def _start_watcher(
+        self,
+        group: TaskGroup,
+        facts: ServerFacts,
+        stream: BinlogStream | FileStream,
+        decoder: Decoder,
+    ) -> None:
+        """Ask beside the stream whether the server still has the binlog that it comes from."""
+        begun_at = self._position
+        if begun_at is None or not isinstance(self.server, Server):
+            return
+        assert isinstance(stream, BinlogStream)
+
+        def stand() -> Stand | None:
+            if not decoder.described:
+                return None
+            position = self._position or begun_at
+            read_up_to, events = decoder.read_up_to, self._counts.events
+            return Stand(position, read_up_to, events, decoder.at_end)
+
+        heartbeat_s = self._source.heartbeat_s
+        watcher = Watcher(self.server, facts, stream, begun_at, stand, heartbeat_s=heartbeat_s)
+        group.start_soon(watcher.run, name="ask whether the binlog was reset")
 
     def _settle_rereads(self) -> None:
         """Offer what was read again and is right where the stream stands."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lanecache.errors import SourceUnavailable
+from lanecache.errors import SourceError, SourceUnavailable
 from lanecache.ingest.framing import BUFFER_BYTES, EVENT_BYTES_MAX, Block, EventFramer
 
 __all__ = ["BinlogProtocol", "Block", "EventFramer"]
@@ -49,6 +49,7 @@ class BinlogProtocol(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
         self._lost = ""  # why the connection ended
+        self._broken: SourceError | None = None  # why it must not be read any more
         self.received_at = self._loop.time()
         """When the last byte arrived, on the loop's clock."""
         self.received_bytes = 0
@@ -76,6 +77,11 @@ class BinlogProtocol(asyncio.BufferedProtocol):
         self._lost = self._lost or (str(exc) if exc is not None else "it was closed")
         self._wake()
 
+    def break_off(self, error: SourceError) -> None:
+        """Fail the reader with an error, now or when it reads next; what has arrived is dropped."""
+        self._broken = error
+        self._wake()
+
     async def read(self) -> Block | None:
         """Wait for at least one whole event, and give all that have arrived.
 
@@ -84,9 +90,11 @@ class BinlogProtocol(asyncio.BufferedProtocol):
         Raises:
             SourceUnavailable: the connection was lost, was silent for the deadline, or brought
                 something that is no dump; whatever came before has been given. Retryable.
-            SourceError: the server refused to go on; see ``refusal``.
+            SourceError: the server refused to go on; see ``refusal``. Or what ``break_off`` says.
         """
         while True:
+            if self._broken is not None:
+                raise self._broken
             block = self._framer.take()
             if self._paused and self._framer.free():
                 self._paused = False

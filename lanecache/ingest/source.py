@@ -82,6 +82,10 @@ class BinlogStream:
             )
         return block
 
+    def break_off(self, error: SourceError) -> None:
+        """Fail whoever reads, now or next time, for what the stream itself does not show."""
+        self._protocol.break_off(error)
+
     def close(self) -> None:
         """Drop the connection. Idempotent."""
         self._transport.abort()

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from lanecache.errors import SourceError, SourceUnavailable
+from lanecache.ingest.watch import in_files, lies_before
+from lanecache.operation import Position
 
 if TYPE_CHECKING:
     from lanecache.config import Config
     from lanecache.ingest.facts import ServerFacts
     from lanecache.ingest.server import Server
-    from lanecache.operation import Position
 
 logger = logging.getLogger("lanecache.ingest")
 
@@ -56,18 +57,33 @@ class Vouching:
         self.refused = False
         self.changed = anyio.Event()
         self._reached: Position | None = None
+        self._had: list[Position] = []  # what the source had, of which nothing goes but by a reset
+        self._semi_sync = False
         self._end: Position | None = None
         self._asked_at = 0.0
 
-    def begin(self, position: Position) -> None:
-        """Hear where the stream begins: if that lies further back, what was vouched for is void."""
+    def begin(self, position: Position, *, semi_sync: bool = False) -> None:
+        """Hear where the stream begins: if that lies further back, what was vouched for is void.
+
+        ``semi_sync`` says that what was read may wait for long until it counts as executed.
+        """
         self._end = None
+        self._semi_sync = semi_sync
+        self._had = [Position(position.gtids)]  # its file may be another server's
         if self._reached is None or not position.covers(self._reached):
             self.as_of = self._reached = None
 
-    def told(self, end: Position, asked_at: float) -> None:
-        """Take where the source ended when, or after, it was asked."""
+    def told(self, end: Position, asked_at: float) -> bool:
+        """Take where the source ended when, or after, it was asked.
+
+        False, and nothing is vouched for, where that lies before what it had: its binlog was reset
+        (``watch`` breaks the stream), or what was read of it is about to be committed there.
+        """
+        if any(lies_before(end, place) for place in self._had):
+            self._end = None
+            return False
         self._end, self._asked_at = end, asked_at
+        return True
 
     def look(self, position: Position, read_up_to: Position) -> bool:
         """See whether the stream has come to the end that was told.
@@ -81,6 +97,8 @@ class Vouching:
             return False
         self._end = None
         self.as_of, self._reached = self._asked_at, position
+        gtids = None if self._semi_sync else position.gtids
+        self._had = [end, Position(gtids), in_files(read_up_to)]
         self.changed.set()
         self.changed = anyio.Event()
         return True
@@ -146,7 +164,8 @@ class EndProbe:
             logger.debug("source: asked another server than the one that is followed")
             await self._server.close()
             return self._every_s
-        self._vouching.told(end, asked_at)
+        if not self._vouching.told(end, asked_at):
+            return self._every_s
         while True:
             if self._look():
                 return self._every_s
