@@ -132,7 +132,7 @@ async def test_a_start_that_fails_leaves_the_cache_as_it_was(
         own_id = int(await database.scalar("SELECT @@server_id"))
         assert "already used" in await tried(SourceClash, server_id=own_id)
         unknown = "0-77-1000000" if isinstance(database, MariaDb) else f"{uuid4()}:1-9"
-        assert unknown in await tried(HistoryReplaced, start=unknown)
+        assert unknown in await tried(ConfigError, start=unknown)
         # What `check` calls a fault.
         for fields, wrong, near in (
             ({"columns": ["id", "nmae"]}, "nmae", "name"),
