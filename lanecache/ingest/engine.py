@@ -706,7 +706,8 @@ class Ingest:
                 self._report(Problem(".".join(table), f"{prefix}*", reason), where)
         if any(effects) and self._position is not None:
             self._rereads.committed(effects)
-            self._offering.offer(Committed(effects, self._position, time.time()), effects)
+            committed = Committed(effects, self._position, time.time(), lineage=self._lineage)
+            self._offering.offer(committed, effects)
 
     async def _keep_part(self, operations: Sequence[OperationSet]) -> None:
         """Keep a part of a large transaction, and let others have their turn meanwhile."""
